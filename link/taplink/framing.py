@@ -1,0 +1,108 @@
+"""Cuts the link's byte stream into frames, in place.
+
+A dialect is a `Framing`: the shape of the length before each frame and the limit a length must
+keep to.  `FrameReader` owns one large buffer; a single `recv_into` fills it with as many frames as
+the kernel has, and the views it hands out point into it.  Writing needs no class: a length is one
+`framing.length.pack(n)`, and how frames are gathered for one `sendmsg` is each side's own affair.
+"""
+
+import socket
+from dataclasses import dataclass
+from struct import Struct
+
+from taplink import vnet
+
+ETHERNET_HEADER = 14
+MAX_FRAME = ETHERNET_HEADER + 4 + 65535
+"""The longest frame: one IP packet behind an Ethernet header with a VLAN tag."""
+
+
+class LinkError(Exception):
+    """The stream is not, or no longer, what its dialect says; the link has to be closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """One dialect of the link.
+
+    `length` packs and unpacks a frame's length; `offset` is where the Ethernet header begins in
+    what the length counts (behind a virtio-net header or at 0); `limit` is the largest length.
+    """
+
+    name: str
+    length: Struct
+    offset: int
+    limit: int
+
+
+HYPERKIT = Framing("hyperkit", Struct("<H"), 0, 0xFFFF)
+QEMU = Framing("qemu", Struct(">I"), 0, MAX_FRAME)
+TAPLINK = Framing("taplink/1", Struct(">I"), vnet.SIZE, vnet.SIZE + MAX_FRAME)
+
+
+class FrameReader:
+    """Takes bytes from a link and hands out the frames that are complete.
+
+    The views are valid until the next `receive` or `feed`; what must live longer is copied.
+    """
+
+    __slots__ = ("_buffer", "_end", "_framing", "_start", "_view")
+
+    def __init__(self, framing: Framing, capacity: int = 512 * 1024) -> None:
+        assert capacity >= framing.length.size + framing.limit
+        self._framing = framing
+        self._buffer = bytearray(capacity)
+        self._view = memoryview(self._buffer)
+        self._start = 0  # of the first frame that is not complete yet
+        self._end = 0  # of the bytes received
+
+    def receive(self, sock: socket.socket) -> list[memoryview]:
+        """Read once from `sock` and return the complete frames, which may be none.
+
+        Raises EOFError when the peer has closed, LinkError on an impossible length, OSError
+        (BlockingIOError among them) as `recv_into` does.
+        """
+        self._make_room()
+        count = sock.recv_into(self._view[self._end :])
+        if not count:
+            raise EOFError
+        self._end += count
+        return self._frames()
+
+    def feed(self, data: bytes) -> list[memoryview]:
+        """Take bytes that were read elsewhere, such as those behind a request head.
+
+        `data` must fit beside an incomplete frame; raises LinkError on an impossible length.
+        """
+        self._make_room()
+        end = self._end + len(data)
+        self._view[self._end : end] = data
+        self._end = end
+        return self._frames()
+
+    def _make_room(self) -> None:
+        start, end = self._start, self._end
+        if start:
+            self._view[: end - start] = self._view[start:end]
+            self._start, self._end = 0, end - start
+
+    def _frames(self) -> list[memoryview]:
+        framing, view = self._framing, self._view
+        unpack, size, offset = framing.length.unpack_from, framing.length.size, framing.offset
+        start, end = self._start, self._end
+        frames = []
+        while end - start >= size:
+            (length,) = unpack(view, start)
+            if not offset <= length <= framing.limit:
+                self._start = start
+                raise LinkError(
+                    f"a frame of {length} bytes ({framing.name} allows {offset} to "
+                    f"{framing.limit}): the stream is out of step"
+                )
+            stop = start + size + length
+            if stop > end:
+                break
+            frames.append(view[start + size : stop])
+            start = stop
+        self._start = start
+        return frames
