@@ -1,0 +1,79 @@
+"""The seam to the transports: a port is one attached guest, a station one MAC behind it."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from taplink.vnet import Offload
+
+
+class Port(Protocol):
+    """One end of a virtual cable."""
+
+    number: int
+    offset: int
+    """Where Ethernet begins in the frames it hands in: behind a virtio-net header, or at 0."""
+    offload: Offload
+    """What may be left undone in the frames sent to it."""
+    congested: bool
+    """True while its queue is so full that bulk data should wait."""
+
+    def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
+        """Queue one frame, or drop and count it when the queue is full.
+
+        `meta` is a virtio-net header, `vnet.PLAIN` unless `offload` allows more; `header` begins
+        with Ethernet.  The payload must not change afterwards.
+        """
+
+    def close(self, reason: str) -> None:
+        """Detach from the stack and end the transport."""
+
+
+@dataclass(slots=True, eq=False)
+class Station:
+    """A MAC address seen behind a port; kept up to date when it moves, so references stay right."""
+
+    mac: bytes
+    port: Port
+    seen: float
+
+
+@dataclass(slots=True)
+class PortCounters:
+    """What went through one port."""
+
+    frames_in: int = 0
+    bytes_in: int = 0
+    frames_out: int = 0
+    bytes_out: int = 0
+    dropped: int = 0
+
+
+@dataclass(slots=True)
+class StackCounters:
+    """What the stack made of the frames it was given; shown by /stats."""
+
+    malformed: int = 0
+    unknown_protocol: int = 0
+    stations_refused: int = 0
+    flooded: int = 0
+    arp_requests: int = 0
+    arp_replies: int = 0
+    ip_in: int = 0
+    ip_out: int = 0
+    ip_invalid_source: int = 0
+    ip_checksum_errors: int = 0
+    fragments_in: int = 0
+    fragments_out: int = 0
+    reassembled: int = 0
+    reassembly_failures: int = 0
+    icmp_echo: int = 0
+    icmp_in: int = 0
+    icmp_out: int = 0
+    udp_in: int = 0
+    udp_out: int = 0
+    udp_checksum_errors: int = 0
+    udp_unreachable: int = 0
+    refused_destinations: int = 0
+    connections_refused: int = 0
+    unresolved: int = 0
+    closed_by: dict[str, int] = field(default_factory=dict)

@@ -1,0 +1,85 @@
+"""What the user of a connection asks of it (RFC 9293 §3.10.1 to §3.10.5)."""
+
+from gvproxy.tcp import output
+from gvproxy.tcp.connection import MAX_SEGMENT, WINDOW_SHIFT, Connection, End, State
+from gvproxy.wire import tcp as wire
+
+_ESTABLISHED = (State.ESTABLISHED, State.CLOSE_WAIT)
+
+
+def open_active(c: Connection, now: float) -> None:
+    """Send a SYN (RFC 9293 §3.10.1, active)."""
+    assert c.state is State.CLOSED
+    c.state = State.SYN_SENT
+    c.rcv_shift = WINDOW_SHIFT
+    c.counters.active_opens += 1
+    output.emit_syn(c, now)
+
+
+def accept(c: Connection, now: float) -> None:
+    """Answer the SYN that `input` took in LISTEN, now that its user wants the connection."""
+    assert c.state is State.LISTEN
+    c.state = State.SYN_RECEIVED
+    c.counters.passive_opens += 1
+    output.emit_syn(c, now)
+
+
+def send(c: Connection, data: bytes, now: float) -> None:
+    """Add to the outgoing stream and send what may be sent; `data` must not change any more.
+
+    Takes any amount; whoever wants the memory bounded asks `room()` first.
+    """
+    out, nxt = c.out, c.snd_nxt
+    size = len(data)
+    if (
+        nxt == out.end
+        and size <= MAX_SEGMENT
+        and nxt + size - c.snd_una <= c.congestion.cwnd
+        and nxt + size - c.snd_una <= c.snd_wnd
+        and c.state in _ESTABLISHED
+    ):
+        out.append(data)
+        output.emit(c, nxt, wire.ACK | wire.PSH, data, now)
+        output.sent(c, nxt + size, now)
+        return
+    out.append(data)
+    if c.state in _ESTABLISHED:
+        output.transmit(c, now)
+
+
+def consumed(c: Connection, count: int, now: float) -> None:
+    """Give back window for `count` bytes that `User.received` had kept.
+
+    The guest is told once the window has grown by enough to be worth a segment.
+    """
+    c.rcv_held -= count
+    edge = c.rcv_nxt + c.rcv_limit - c.rcv_held
+    if edge - c.rcv_adv >= c.rcv_limit >> 2 and c.state is not State.CLOSED:
+        output.acknowledge(c, now)
+
+
+def shutdown(c: Connection, now: float) -> None:
+    """End the outgoing stream behind what is queued: RFC 9293's CLOSE."""
+    if c.fin_queued or c.state not in (State.SYN_RECEIVED, *_ESTABLISHED):
+        return
+    c.fin_queued = True
+    if c.state is State.ESTABLISHED:
+        c.state = State.FIN_WAIT_1
+    elif c.state is State.CLOSE_WAIT:
+        c.state = State.LAST_ACK
+    else:
+        return  # the handshake's end sends it
+    output.transmit(c, now)
+
+
+def abort(c: Connection, now: float) -> None:
+    """Reset the connection, or refuse the SYN of one in LISTEN (RFC 9293 §3.10.5)."""
+    if c.state in (State.CLOSED, State.TIME_WAIT):
+        return
+    output.reset(c)
+    output.close(c, End.RESET, now)
+
+
+def drop(c: Connection, now: float) -> None:
+    """Forget the connection without a word to the guest, as if its SYN had been lost."""
+    output.close(c, End.UNREACHABLE, now)

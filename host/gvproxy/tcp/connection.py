@@ -1,0 +1,267 @@
+"""One TCP connection: its state, what it belongs to, and the calls its user makes.
+
+A connection stands between three others, each behind a small protocol:
+
+* `User`: whom the bytes are for: a host socket, a virtual socket, a test.
+* `Path`: puts segments on the wire toward the guest.
+* `Scheduler`: wakes the connection when its next deadline is due and, at the end of each batch of
+  frames, calls `output.flush` for those that were touched.
+
+The verbs: `input.segment_arrives` (or `prediction.predict`), those of `calls`, `output.flush`,
+`Connection.deadline` and `timers.expire`.  All of them take `now`, in seconds of one monotonic
+clock.  Names are RFC 9293's; sequence numbers are unwrapped (see `seq`).
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from math import inf
+from typing import Protocol
+
+from gvproxy.tcp.buffers import Reassembly, SendBuffer
+from gvproxy.tcp.congestion import CongestionControl, NewReno
+from gvproxy.tcp.rtt import RttEstimator
+from gvproxy.wire import tcp as wire
+
+RECEIVE_BUFFER = 1 << 20
+"""Bytes of window offered to the guest while its data is taken as it comes.
+
+The link's own delay is a fraction of a millisecond; the outside path's is the outside socket's
+affair.  A megabyte is sixteen super-frames.
+"""
+WINDOW_SHIFT = 7
+MAX_SEGMENT = 65535 - 20 - 60
+"""Payload that fits one IPv4 packet whatever the options."""
+
+
+class State(Enum):
+    """RFC 9293 §3.3.2.  LISTEN here is a SYN taken whose user has not decided yet."""
+
+    LISTEN = auto()
+    SYN_SENT = auto()
+    SYN_RECEIVED = auto()
+    ESTABLISHED = auto()
+    FIN_WAIT_1 = auto()
+    FIN_WAIT_2 = auto()
+    CLOSE_WAIT = auto()
+    CLOSING = auto()
+    LAST_ACK = auto()
+    TIME_WAIT = auto()
+    CLOSED = auto()
+
+
+class Timer(Enum):
+    """What a connection waits for; there is one at a time, so none can contradict another."""
+
+    NONE = auto()
+    RETRANSMIT = auto()
+    PERSIST = auto()
+    FIN_WAIT_2 = auto()
+    TIME_WAIT = auto()
+
+
+class Ack(Enum):
+    """Whether an acknowledgment is owed."""
+
+    NONE = auto()
+    DELAYED = auto()
+    NOW = auto()
+
+
+class End(Enum):
+    """Why a connection is over, as its user is told."""
+
+    DONE = auto()
+    RESET = auto()
+    TIMED_OUT = auto()
+    UNREACHABLE = auto()
+
+
+class User(Protocol):
+    """Whom a connection's bytes are for."""
+
+    def established(self, now: float) -> None:
+        """The handshake is complete."""
+
+    def received(self, views: list[memoryview | bytes], now: float) -> int:
+        """Take in-order payload, valid until the call returns; say how many bytes are done with.
+
+        What the user keeps (copied) it reports later through `calls.consumed`; until then
+        it takes up window.
+        """
+
+    def received_eof(self, now: float) -> None:
+        """The guest has sent its FIN; all its data was handed over before."""
+
+    def writable(self, now: float) -> None:
+        """`room()` was asked for and too small, and has grown."""
+
+    def ended(self, end: End, now: float) -> None:
+        """The connection is over; it makes no further call."""
+
+
+class Path(Protocol):
+    """The way of a connection's segments to the guest."""
+
+    congested: bool
+    """True while the way is full and new data should wait."""
+
+    def send(
+        self,
+        seq: int,
+        ack: int,
+        flags: int,
+        window: int,
+        options: bytes,
+        payload: bytes | memoryview,
+    ) -> None:
+        """Send one segment; numbers as on the wire, payload of any size up to MAX_SEGMENT.
+
+        The payload must not change afterwards.
+        """
+
+
+class Scheduler(Protocol):
+    """What calls a connection back."""
+
+    def touch(self, connection: "Connection") -> None:
+        """Have `output.flush` called at the end of this batch."""
+
+    def schedule(self, connection: "Connection", deadline: float) -> None:
+        """Have `timers.expire` called at `deadline` at the latest; earlier is allowed."""
+
+    def forget(self, connection: "Connection") -> None:
+        """The connection is CLOSED: drop it."""
+
+    def wait_for_path(self, connection: "Connection") -> None:
+        """Have `touch` called when the congested path is free again."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals over all connections of a stack."""
+
+    active_opens: int = 0
+    passive_opens: int = 0
+    established: int = 0
+    segments_in: int = 0
+    segments_out: int = 0
+    retransmits: int = 0
+    timeouts: int = 0
+    fast_retransmits: int = 0
+    resets_in: int = 0
+    resets_out: int = 0
+    challenges: int = 0
+    invalid: int = 0
+    checksum_errors: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """A transmission control block (RFC 9293 §3.3.1)."""
+
+    path: Path
+    scheduler: Scheduler
+    counters: Counters
+    mss: int  # the largest payload of one segment on the wire, options taken off
+    iss: int
+    mss_offered: int = 1460  # what our SYN says: the interface's MTU less the fixed headers
+    ts_offset: int = 0  # added to the clock for TSval, so that it tells no uptime
+    user: User | None = None
+    state: State = State.CLOSED
+    touched: bool = False  # in the scheduler's list for the end of the batch
+
+    # Sending
+    snd_una: int = 0
+    snd_nxt: int = 0
+    snd_max: int = 0  # the highest snd_nxt so far; snd_nxt falls back behind it after a timeout
+    snd_wnd: int = 0
+    snd_wl1: int = 0
+    snd_wl2: int = 0
+    snd_shift: int = 0
+    max_snd_wnd: int = 0
+    fin_queued: bool = False
+    wants_room: bool = False
+    dup_acks: int = 0
+    recover: int = 0  # snd_max when recovery began (RFC 6582)
+    recovering: bool = False
+    retries: int = 0
+
+    # Receiving
+    irs: int = 0
+    rcv_nxt: int = 0
+    rcv_adv: int = 0  # the right edge of the window as the guest knows it; never retreats
+    rcv_acked: int = 0  # rcv_nxt as last sent
+    rcv_held: int = 0  # bytes the user was given and has not consumed
+    rcv_limit: int = RECEIVE_BUFFER
+    rcv_shift: int = 0
+    fin_seen: bool = False
+    eof_told: bool = False
+    ack: Ack = Ack.NONE
+    interactive: bool = False  # the guest's data is answered by data: a delayed ACK rides along
+
+    # Options
+    timestamps: bool = False
+    ts_recent: int = 0
+    sack: bool = False
+
+    # Timing
+    timer: Timer = Timer.NONE
+    timer_at: float = inf
+    ack_at: float = inf
+    scheduled_at: float = inf  # the scheduler's: when it will call `timers.expire`
+    challenge_at: float = -inf  # when the last challenge ACK was sent
+    timed_seq: int = -1  # the end of the segment whose round trip is being measured
+    timed_at: float = 0.0
+
+    out: SendBuffer = None  # type: ignore[assignment]
+    early: Reassembly | None = None
+    inbox: list[memoryview | bytes] = None  # type: ignore[assignment]
+    rtt: RttEstimator = None  # type: ignore[assignment]
+    congestion: CongestionControl = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        self.snd_una = self.snd_nxt = self.snd_max = self.recover = self.iss
+        self.out = SendBuffer(self.iss + 1)
+        self.inbox = []
+        self.rtt = RttEstimator()
+        self.congestion = NewReno(self.mss)
+
+    @property
+    def deadline(self) -> float:
+        """When `timers.expire` is due, in seconds; infinite when nothing is waited for."""
+        return min(self.timer_at, self.ack_at)
+
+    def arm(self, timer: Timer, at: float) -> None:
+        """Wait for one thing only, until `at`."""
+        self.timer = timer
+        self.timer_at = at
+        if at < self.scheduled_at:
+            self.scheduler.schedule(self, at)
+
+    def disarm(self) -> None:
+        """Wait for nothing; the scheduler may still call, and finds nothing due."""
+        self.timer = Timer.NONE
+        self.timer_at = inf
+
+    def room(self, now: float) -> int:
+        """Return how many bytes `calls.send` would put on the wire at once; 0 asks for `writable`.
+
+        It is never a sliver: sender's silly-window avoidance (RFC 9293 §3.8.6.2.1) included.
+        """
+        if not self.path.congested:
+            flight = self.out.end - self.snd_una
+            usable = min(self.congestion.cwnd, self.snd_wnd) - flight
+            if usable >= self.mss or (usable > 0 and usable >= self.max_snd_wnd >> 1):
+                return usable
+            if self.timer is Timer.NONE:
+                self.arm(Timer.PERSIST, now + self.rtt.rto)
+        else:
+            self.scheduler.wait_for_path(self)
+        self.wants_room = True
+        return 0
+
+
+def flags_name(flags: int) -> str:
+    """Write a segment's flags as their initials, for logs and traces."""
+    names = ((wire.SYN, "S"), (wire.FIN, "F"), (wire.RST, "R"), (wire.PSH, "P"), (wire.ACK, "."))
+    return "".join(initial for flag, initial in names if flags & flag)

@@ -1,0 +1,384 @@
+"""A segment arrives: RFC 9293 §3.10.7, in its order, a function per step.
+
+`prediction` takes the segments that need none of this; everything here is right for those too.
+"""
+
+from dataclasses import dataclass, field
+from math import inf
+
+from gvproxy.tcp import output
+from gvproxy.tcp.buffers import Reassembly
+from gvproxy.tcp.connection import WINDOW_SHIFT, Ack, Connection, End, State, Timer
+from gvproxy.tcp.seq import MASK, unwrap
+from gvproxy.tcp.timers import FIN_WAIT_2_TIME, TIME_WAIT_TIME
+from gvproxy.wire import tcp as wire
+
+CHALLENGE_INTERVAL = 0.1
+"""Seconds between two challenge ACKs of one connection (RFC 5961 §7 wants a limit)."""
+DUP_THRESHOLD = 3  # RFC 5681 §3.2
+
+_BEFORE_ESTABLISHED = (State.SYN_SENT, State.SYN_RECEIVED)
+_TEXT = (State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2)
+
+
+@dataclass(slots=True)
+class Segment:
+    """A segment from the guest, numbers as on the wire; `payload` is valid during the batch."""
+
+    seq: int
+    ack: int
+    flags: int
+    window: int
+    options: wire.Options = field(default_factory=wire.Options)
+    payload: bytes | memoryview = b""
+
+
+def reset_reply(segment: Segment) -> tuple[int, int, int] | None:
+    """Return (seq, ack, flags) of the RST for a segment to no connection (RFC 9293 §3.10.7.1)."""
+    if segment.flags & wire.RST:
+        return None
+    if segment.flags & wire.ACK:
+        return segment.ack, 0, wire.RST
+    length = len(segment.payload) + bool(segment.flags & wire.SYN) + bool(segment.flags & wire.FIN)
+    return 0, (segment.seq + length) & MASK, wire.RST | wire.ACK
+
+
+def may_reopen(c: Connection, segment: Segment) -> bool:
+    """Tell whether a SYN may take the place of `c` in TIME-WAIT (RFC 9293 MAY-2, RFC 6191)."""
+    if (
+        c.state is not State.TIME_WAIT
+        or segment.flags & (wire.SYN | wire.RST | wire.ACK) != wire.SYN
+    ):
+        return False
+    if c.timestamps and segment.options.timestamps:
+        return 0 < (segment.options.timestamps[0] - c.ts_recent) & MASK < 0x80000000
+    return unwrap(segment.seq, c.rcv_nxt) > c.rcv_nxt
+
+
+def segment_arrives(c: Connection, segment: Segment, now: float) -> None:
+    """Take one segment; what it makes possible happens in `output.flush`, at the batch's end."""
+    c.counters.segments_in += 1
+    c.scheduler.touch(c)
+    if c.state is State.LISTEN:
+        _listen(c, segment)
+    elif c.state is State.SYN_SENT:
+        _syn_sent(c, segment, now)
+    elif c.state is not State.CLOSED:
+        _otherwise(c, segment, now)
+
+
+def _listen(c: Connection, segment: Segment) -> None:
+    """RFC 9293 §3.10.7.2; a SYN that comes again finds the decision still open."""
+    if c.rcv_nxt or segment.flags & (wire.RST | wire.ACK) or not segment.flags & wire.SYN:
+        return
+    _take_syn(c, segment)
+    c.rcv_shift = WINDOW_SHIFT if segment.options.window_shift is not None else 0
+    c.snd_wnd = segment.window
+
+
+def _take_syn(c: Connection, segment: Segment) -> None:
+    """Keep what the guest's SYN says: its numbers and what it can do."""
+    options = segment.options
+    c.irs = segment.seq
+    c.rcv_nxt = c.rcv_adv = c.rcv_acked = segment.seq + 1
+    c.sack = options.sack_permitted
+    mss = min(max(options.mss or wire.DEFAULT_MSS, wire.MIN_MSS), c.mss_offered)
+    if options.timestamps is not None:
+        c.timestamps = True
+        c.ts_recent = options.timestamps[0]
+        mss -= wire.TIMESTAMPS.size
+    c.mss = c.congestion.mss = mss
+    if options.window_shift is None:
+        c.rcv_shift = 0
+    else:
+        c.snd_shift = options.window_shift
+
+
+def _syn_sent(c: Connection, segment: Segment, now: float) -> None:
+    """RFC 9293 §3.10.7.3."""
+    flags = segment.flags
+    acceptable = False
+    if flags & wire.ACK:
+        acceptable = segment.ack == c.snd_nxt & MASK
+        if not acceptable:
+            if not flags & wire.RST:
+                c.counters.resets_out += 1
+                c.path.send(segment.ack, 0, wire.RST, 0, b"", b"")
+            return
+    if flags & wire.RST:
+        if acceptable:
+            c.counters.resets_in += 1
+            output.close(c, End.RESET, now)
+        return
+    if not flags & wire.SYN:
+        return
+    _take_syn(c, segment)
+    c.snd_wnd = segment.window
+    if acceptable:
+        c.snd_una = c.snd_nxt
+        _enter_established(c, segment, now)
+        c.ack = Ack.NOW
+    else:
+        c.state = State.SYN_RECEIVED  # simultaneous open
+        output.emit_syn(c, now)
+
+
+def _enter_established(c: Connection, segment: Segment, now: float) -> None:
+    c.state = State.ESTABLISHED
+    c.counters.established += 1
+    c.snd_wl1, c.snd_wl2 = c.rcv_nxt, c.snd_una
+    c.max_snd_wnd = c.snd_wnd
+    c.retries = 0
+    c.disarm()
+    if c.timed_seq >= 0:
+        c.rtt.sample(now - c.timed_at)
+        c.timed_seq = -1
+    if c.fin_queued:
+        c.state = State.FIN_WAIT_1
+    if c.user is not None:
+        c.user.established(now)
+
+
+def _otherwise(c: Connection, segment: Segment, now: float) -> None:
+    """RFC 9293 §3.10.7.4, after the timestamp check of RFC 7323 §5.3."""
+    seq = unwrap(segment.seq, c.rcv_nxt)
+    if not _check_timestamp(c, segment) or not _check_sequence(c, segment, seq):
+        # An answer helps whoever lost ours; also the way keep-alives are answered (§3.8.4).
+        if not segment.flags & wire.RST:
+            if segment.flags & wire.SYN and c.state is State.SYN_RECEIVED and seq == c.irs:
+                output.emit_syn(c, now)  # our SYN-ACK was lost
+            elif segment.flags & wire.SYN:
+                _challenge(c, now)
+            else:
+                c.ack = Ack.NOW
+                if c.state is State.TIME_WAIT:
+                    c.arm(Timer.TIME_WAIT, now + TIME_WAIT_TIME)
+        return
+    if segment.flags & wire.RST:
+        _check_reset(c, seq, now)
+        return
+    if segment.flags & wire.SYN:
+        _challenge(c, now)  # RFC 5961 §4
+        return
+    if not segment.flags & wire.ACK:
+        return
+    if not _process_ack(c, segment, seq, now):
+        return
+    _process_text(c, segment, seq, now)
+
+
+def _check_timestamp(c: Connection, segment: Segment) -> bool:
+    """Drop old duplicates by their timestamp (PAWS); keep the newest one to echo."""
+    stamps = segment.options.timestamps
+    if not c.timestamps or stamps is None:
+        return True
+    if (stamps[0] - c.ts_recent) & MASK > 0x7FFFFFFF and not segment.flags & wire.RST:
+        return False
+    if unwrap(segment.seq, c.rcv_nxt) <= c.rcv_acked:
+        c.ts_recent = stamps[0]
+    return True
+
+
+def _check_sequence(c: Connection, segment: Segment, seq: int) -> bool:
+    """First, check sequence number: the four cases of RFC 9293 table 6."""
+    length = len(segment.payload) + bool(segment.flags & wire.FIN) + bool(segment.flags & wire.SYN)
+    nxt = c.rcv_nxt
+    window = c.rcv_adv - nxt
+    if not length:
+        return seq == nxt if window <= 0 else nxt <= seq < nxt + window
+    if window <= 0:
+        # MUST-66: the ACK and a RST still count; the text is trimmed to nothing later.
+        return seq == nxt and not segment.flags & wire.SYN
+    return nxt <= seq < nxt + window or nxt <= seq + length - 1 < nxt + window
+
+
+def _check_reset(c: Connection, seq: int, now: float) -> None:
+    """Second: only the exact next number resets (RFC 5961 §3)."""
+    if seq != c.rcv_nxt:
+        _challenge(c, now)
+        return
+    c.counters.resets_in += 1
+    if c.inbox and c.user is not None:
+        views, c.inbox = c.inbox, []
+        c.rcv_held -= c.user.received(views, now)
+    output.close(c, End.DONE if c.state is State.TIME_WAIT else End.RESET, now)
+
+
+def _challenge(c: Connection, now: float) -> None:
+    """Ask a peer that may be an impostor for the right number, at a limited rate (RFC 5961)."""
+    if now - c.challenge_at >= CHALLENGE_INTERVAL:
+        c.challenge_at = now
+        c.counters.challenges += 1
+        output.acknowledge(c, now)
+
+
+def _process_ack(c: Connection, segment: Segment, seq: int, now: float) -> bool:
+    """Fifth, check the ACK field; False ends the segment's processing."""
+    ack = unwrap(segment.ack, c.snd_una)
+    if c.state is State.SYN_RECEIVED:
+        if ack != c.snd_nxt:
+            c.counters.resets_out += 1
+            c.path.send(segment.ack, 0, wire.RST, 0, b"", b"")
+            return False
+        c.snd_una = ack
+        c.snd_wnd = segment.window << c.snd_shift
+        _enter_established(c, segment, now)
+    if ack > c.snd_max or ack < c.snd_una - max(c.max_snd_wnd, 0xFFFF):
+        _challenge(c, now)  # RFC 5961 §5
+        return False
+    if ack > c.snd_una:
+        acknowledged(c, ack, now)
+    elif ack == c.snd_una:
+        _maybe_duplicate(c, segment, now)
+    if ack >= c.snd_una:
+        _update_window(c, segment, seq, ack, now)
+    if c.fin_queued and c.snd_una > c.out.end:
+        return _fin_acknowledged(c, now)
+    return True
+
+
+def acknowledged(c: Connection, ack: int, now: float) -> None:
+    """Take a new acknowledgment: free what it covers, measure, move the windows and the timer."""
+    count, flight = ack - c.snd_una, c.snd_max - c.snd_una
+    c.snd_una = ack
+    c.out.release(ack)
+    if ack > c.snd_nxt:
+        c.snd_nxt = ack
+    c.retries = 0
+    c.dup_acks = 0
+    if 0 <= c.timed_seq <= ack:
+        c.rtt.sample(now - c.timed_at)
+        c.timed_seq = -1
+    if not c.recovering:
+        c.congestion.acknowledged(count, flight, now)
+    elif ack >= c.recover:
+        c.recovering = False
+        c.congestion.recovered()
+    else:
+        output.retransmit_first(c, now)  # a partial acknowledgment (RFC 6582 §3.2)
+    if ack == c.snd_max:
+        c.disarm()
+    else:
+        c.arm(Timer.RETRANSMIT, now + c.rtt.rto)
+
+
+def _maybe_duplicate(c: Connection, segment: Segment, now: float) -> None:
+    """Count duplicate acknowledgments (RFC 5681 §2) and act on the third."""
+    if (
+        c.snd_una == c.snd_max
+        or segment.payload
+        or segment.flags & wire.FIN
+        or segment.window << c.snd_shift != c.snd_wnd
+    ):
+        return
+    c.dup_acks += 1
+    if c.recovering:
+        c.congestion.cwnd += c.mss  # one more segment has left the path
+    elif c.dup_acks == DUP_THRESHOLD and c.snd_una >= c.recover:
+        c.counters.fast_retransmits += 1
+        c.recovering = True
+        c.recover = c.snd_max
+        c.congestion.lost(c.snd_max - c.snd_una, now)
+        output.retransmit_first(c, now)
+
+
+def _update_window(c: Connection, segment: Segment, seq: int, ack: int, now: float) -> None:
+    if c.snd_wl1 < seq or (c.snd_wl1 == seq and c.snd_wl2 <= ack):
+        window = segment.window << c.snd_shift
+        if window and not c.snd_wnd:
+            c.retries = 0
+        c.snd_wnd = window
+        c.snd_wl1, c.snd_wl2 = seq, ack
+        if window > c.max_snd_wnd:
+            c.max_snd_wnd = window
+    if c.timer is Timer.PERSIST:
+        c.retries = 0  # the guest answers: probing may go on for ever (RFC 9293 §3.8.6.1)
+        if c.snd_wnd:
+            c.disarm()
+
+
+def _fin_acknowledged(c: Connection, now: float) -> bool:
+    if c.state is State.FIN_WAIT_1:
+        c.state = State.FIN_WAIT_2
+        if c.user is None:
+            c.arm(Timer.FIN_WAIT_2, now + FIN_WAIT_2_TIME)
+    elif c.state is State.CLOSING:
+        _enter_time_wait(c, now)
+    elif c.state is State.LAST_ACK:
+        output.flush(c, now)
+        output.close(c, End.DONE, now)
+        return False
+    return True
+
+
+def _enter_time_wait(c: Connection, now: float) -> None:
+    c.state = State.TIME_WAIT
+    c.arm(Timer.TIME_WAIT, now + TIME_WAIT_TIME)
+
+
+def _process_text(c: Connection, segment: Segment, seq: int, now: float) -> None:
+    """Seventh and eighth: the segment text and the FIN behind it."""
+    payload = segment.payload
+    fin = bool(segment.flags & wire.FIN)
+    if not payload and not fin:
+        return
+    if c.state not in _TEXT:
+        if c.state is State.TIME_WAIT:
+            c.arm(Timer.TIME_WAIT, now + TIME_WAIT_TIME)
+        c.ack = Ack.NOW
+        return
+    nxt, edge = c.rcv_nxt, c.rcv_adv
+    end = seq + len(payload)
+    if seq < nxt:
+        payload = payload[nxt - seq :]
+        seq = nxt
+        c.ack = Ack.NOW
+    if end > edge:
+        payload = payload[: max(edge - seq, 0)]
+        end = seq + len(payload)
+        fin = False
+        c.ack = Ack.NOW
+    if seq > nxt:
+        # Deviation: a FIN ahead of a gap is not kept; the guest sends it again.
+        if payload:
+            if c.early is None:
+                c.early = Reassembly()
+            c.early.add(seq, payload)
+        c.ack = Ack.NOW  # SHLD: a duplicate ACK at once (RFC 5681 §4.2)
+        return
+    if payload:
+        deliver(c, payload, now)
+        if c.early:
+            c.ack = Ack.NOW
+            for piece in c.early.take(c.rcv_nxt):
+                deliver(c, piece, now)
+            if not c.early:
+                c.early = None
+    if fin and end == c.rcv_nxt:
+        _process_fin(c, now)
+
+
+def deliver(c: Connection, payload: bytes | memoryview, now: float) -> None:
+    """Add in-order payload to the batch and decide how soon it is acknowledged."""
+    count = len(payload)
+    c.inbox.append(payload)
+    c.rcv_held += count
+    c.rcv_nxt += count
+    if c.ack is not Ack.NOW:
+        if c.interactive and c.rcv_nxt - c.rcv_acked < 2 * c.mss:
+            c.ack = Ack.DELAYED
+        else:
+            c.ack = Ack.NOW
+
+
+def _process_fin(c: Connection, now: float) -> None:
+    c.rcv_nxt += 1
+    c.fin_seen = True
+    c.ack = Ack.NOW
+    if c.state is State.ESTABLISHED:
+        c.state = State.CLOSE_WAIT
+    elif c.state is State.FIN_WAIT_1:
+        c.state = State.CLOSING  # ours is not acknowledged yet
+    elif c.state is State.FIN_WAIT_2:
+        _enter_time_wait(c, now)
+    c.ack_at = inf

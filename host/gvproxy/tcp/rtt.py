@@ -1,0 +1,32 @@
+"""Round-trip time and the retransmission timeout (RFC 6298)."""
+
+from dataclasses import dataclass
+
+MIN_RTO = 0.2
+"""Deviation: RFC 6298 (2.4) says 1 s; the link is local, and Linux has used 200 ms for decades."""
+MAX_RTO = 60.0  # RFC 6298 (2.5): at least 60 s
+INITIAL_RTO = 1.0  # RFC 6298 (2.1)
+_GRANULARITY = 0.001
+
+
+@dataclass(slots=True)
+class RttEstimator:
+    """Smoothed round-trip time, its variation and the timeout that follows, in seconds."""
+
+    srtt: float = 0.0
+    rttvar: float = 0.0
+    rto: float = INITIAL_RTO
+
+    def sample(self, rtt: float) -> None:
+        """Take one measurement of a segment that was sent once only (Karn's algorithm)."""
+        if self.srtt:
+            self.rttvar = 0.75 * self.rttvar + 0.25 * abs(self.srtt - rtt)
+            self.srtt = 0.875 * self.srtt + 0.125 * rtt
+        else:
+            self.srtt = max(rtt, 1e-6)
+            self.rttvar = rtt / 2
+        self.rto = min(max(self.srtt + max(_GRANULARITY, 4 * self.rttvar), MIN_RTO), MAX_RTO)
+
+    def back_off(self) -> None:
+        """Double the timeout (RFC 6298 (5.5)); the next sample takes it down again."""
+        self.rto = min(self.rto * 2, MAX_RTO)
