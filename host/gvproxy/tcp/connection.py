@@ -113,10 +113,12 @@ class Path(Protocol):
         window: int,
         options: bytes,
         payload: bytes | memoryview,
+        mss: int,
     ) -> None:
         """Send one segment; numbers as on the wire, payload of any size up to MAX_SEGMENT.
 
-        The payload must not change afterwards.
+        A payload of more than `mss` bytes is cut into such pieces on its way, by the guest's
+        kernel or in software; it must not change afterwards.
         """
 
 

@@ -103,7 +103,7 @@ def _syn_sent(c: Connection, segment: Segment, now: float) -> None:
         if not acceptable:
             if not flags & wire.RST:
                 c.counters.resets_out += 1
-                c.path.send(segment.ack, 0, wire.RST, 0, b"", b"")
+                c.path.send(segment.ack, 0, wire.RST, 0, b"", b"", c.mss)
             return
     if flags & wire.RST:
         if acceptable:
@@ -218,7 +218,7 @@ def _process_ack(c: Connection, segment: Segment, seq: int, now: float) -> bool:
     if c.state is State.SYN_RECEIVED:
         if ack != c.snd_nxt:
             c.counters.resets_out += 1
-            c.path.send(segment.ack, 0, wire.RST, 0, b"", b"")
+            c.path.send(segment.ack, 0, wire.RST, 0, b"", b"", c.mss)
             return False
         c.snd_una = ack
         c.snd_wnd = segment.window << c.snd_shift

@@ -42,7 +42,7 @@ def emit(c: Connection, seq: int, flags: int, payload: bytes | memoryview, now: 
     c.ack = Ack.NONE
     c.ack_at = inf
     c.counters.segments_out += 1
-    c.path.send(seq & MASK, nxt & MASK, flags, window, options, payload)
+    c.path.send(seq & MASK, nxt & MASK, flags, window, options, payload, c.mss)
 
 
 def emit_syn(c: Connection, now: float) -> None:
@@ -65,7 +65,7 @@ def emit_syn(c: Connection, now: float) -> None:
     c.counters.segments_out += 1
     if c.timed_seq < 0 and not c.retries:
         c.timed_seq, c.timed_at = c.snd_nxt, now
-    c.path.send(c.iss & MASK, c.rcv_nxt & MASK, flags, window, options, b"")
+    c.path.send(c.iss & MASK, c.rcv_nxt & MASK, flags, window, options, b"", c.mss)
     c.arm(Timer.RETRANSMIT, now + c.rtt.rto)
 
 
@@ -170,9 +170,10 @@ def reset(c: Connection) -> None:
             0,
             b"",
             b"",
+            c.mss,
         )
     elif c.state is not State.SYN_SENT:
-        c.path.send(c.snd_nxt & MASK, c.rcv_nxt & MASK, wire.RST | wire.ACK, 0, b"", b"")
+        c.path.send(c.snd_nxt & MASK, c.rcv_nxt & MASK, wire.RST | wire.ACK, 0, b"", b"", c.mss)
 
 
 def close(c: Connection, end: End, now: float) -> None:
