@@ -4,9 +4,6 @@ Everything that does not change during a connection is packed once; a segment co
 two additions for its checksums.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from struct import Struct
 
 from gvproxy.stack import gso
@@ -35,9 +32,9 @@ class TcpPath:
         "_addresses_sum",
         "_ends",
         "_gso",
+        "_mac",
         "_mss",
         "_pseudo",
-        "_resolve",
         "address",
         "eth_in",
         "eth_out",
@@ -48,17 +45,12 @@ class TcpPath:
         "station",
     )
 
-    def __init__(
-        self,
-        gateway_mac: bytes,
-        key: bytes,
-        station: Station | None,
-        resolve: Callable[[TcpPath], None],
-    ) -> None:
+    def __init__(self, mac: bytes, key: bytes, station: Station | None) -> None:
         """`key` is guest address, other address, guest port, other port, as in the guest's packets.
 
-        Without a station `resolve` is called for each segment, which is lost.
+        `mac` is the gateway's.  Until a station is attached, segments are lost.
         """
+        self._mac = mac
         self.key = key
         self.guest, self.address = key[:4], key[4:8]
         self.guest_port = int.from_bytes(key[8:10], "big")
@@ -68,17 +60,16 @@ class TcpPath:
         self._pseudo = pseudo_header(key[:8], ipv4.PROTOCOL_TCP)
         self._mss = 0
         self._gso = _CHECKSUM_ONLY
-        self._resolve = resolve
         self.station = station
         self.eth_in = self.eth_out = b""
         if station is not None:
-            self.attach(station, gateway_mac)
+            self.attach(station)
 
-    def attach(self, station: Station, gateway_mac: bytes) -> None:
+    def attach(self, station: Station) -> None:
         """Send to `station` from now on."""
         self.station = station
-        self.eth_in = ethernet.HEADER.pack(gateway_mac, station.mac, ethernet.TYPE_IPV4)
-        self.eth_out = ethernet.HEADER.pack(station.mac, gateway_mac, ethernet.TYPE_IPV4)
+        self.eth_in = ethernet.HEADER.pack(self._mac, station.mac, ethernet.TYPE_IPV4)
+        self.eth_out = ethernet.HEADER.pack(station.mac, self._mac, ethernet.TYPE_IPV4)
 
     @property
     def congested(self) -> bool:
@@ -101,7 +92,6 @@ class TcpPath:
     ) -> None:
         station = self.station
         if station is None:
-            self._resolve(self)
             return
         size = len(payload)
         length = tcp.SIZE + len(options) + size

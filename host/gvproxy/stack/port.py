@@ -1,6 +1,6 @@
 """The seam to the transports: a port is one attached guest, a station one MAC behind it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from taplink.vnet import Offload
@@ -10,12 +10,13 @@ class Port(Protocol):
     """One end of a virtual cable."""
 
     number: int
+    """Given by `Switch.attach`."""
     offset: int
     """Where Ethernet begins in the frames it hands in: behind a virtio-net header, or at 0."""
     offload: Offload
     """What may be left undone in the frames sent to it."""
     congested: bool
-    """True while its queue is so full that bulk data should wait."""
+    """True while its queue is so full that bulk data should wait for `Stack.port_ready`."""
 
     def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
         """Queue one frame, or drop and count it when the queue is full.
@@ -24,9 +25,6 @@ class Port(Protocol):
         with Ethernet.  The payload must not change afterwards.
         """
 
-    def close(self, reason: str) -> None:
-        """Detach from the stack and end the transport."""
-
 
 @dataclass(slots=True, eq=False)
 class Station:
@@ -34,18 +32,24 @@ class Station:
 
     mac: bytes
     port: Port
-    seen: float
+    seen: float  # seconds
 
 
-@dataclass(slots=True)
-class PortCounters:
-    """What went through one port."""
+@dataclass(frozen=True, slots=True)
+class StackConfig:
+    """Addresses are packed, network byte order."""
 
-    frames_in: int = 0
-    bytes_in: int = 0
-    frames_out: int = 0
-    bytes_out: int = 0
-    dropped: int = 0
+    mac: bytes
+    gateway: bytes
+    network: int
+    mask: int
+    owned: frozenset[bytes]
+    """The addresses that answer ARP and ping: the gateway and all virtual ones."""
+    mtu: int = 1500
+
+    def in_subnet(self, address: bytes) -> bool:
+        """Tell whether an address belongs to the virtual network."""
+        return int.from_bytes(address, "big") & self.mask == self.network
 
 
 @dataclass(slots=True)
@@ -55,25 +59,24 @@ class StackCounters:
     malformed: int = 0
     unknown_protocol: int = 0
     stations_refused: int = 0
-    flooded: int = 0
+    neighbours_refused: int = 0
     arp_requests: int = 0
     arp_replies: int = 0
     ip_in: int = 0
     ip_out: int = 0
     ip_invalid_source: int = 0
+    ip_invalid_destination: int = 0
     ip_checksum_errors: int = 0
     fragments_in: int = 0
     fragments_out: int = 0
     reassembled: int = 0
     reassembly_failures: int = 0
-    icmp_echo: int = 0
     icmp_in: int = 0
+    icmp_echo: int = 0
     icmp_out: int = 0
     udp_in: int = 0
     udp_out: int = 0
     udp_checksum_errors: int = 0
     udp_unreachable: int = 0
-    refused_destinations: int = 0
     connections_refused: int = 0
     unresolved: int = 0
-    closed_by: dict[str, int] = field(default_factory=dict)

@@ -29,10 +29,20 @@ class Switch:
         self.ports[port.number] = port
 
     def detach(self, port: Port) -> None:
-        """Forget the port and the stations behind it."""
+        """Let the port go.
+
+        Its stations stay until they age: whoever refers to one finds its guest again as soon as
+        that speaks through another port.
+        """
         del self.ports[port.number]
-        for mac in [mac for mac, station in self.stations.items() if station.port is port]:
-            del self.stations[mac]
+
+    def table(self) -> dict[bytes, int]:
+        """Return which MAC is behind the port of which number."""
+        return {
+            mac: station.port.number
+            for mac, station in self.stations.items()
+            if station.port.number in self.ports
+        }
 
     def learn(self, mac: bytes, port: Port, now: float) -> Station | None:
         """Return the station for a source address; None when there is no place for another."""
@@ -51,8 +61,9 @@ class Switch:
         return station
 
     def _age(self, now: float) -> None:
-        for mac in [m for m, s in self.stations.items() if s.seen + AGEING < now]:
-            del self.stations[mac]
+        for mac, station in list(self.stations.items()):
+            if station.seen + AGEING < now or station.port.number not in self.ports:
+                del self.stations[mac]
 
     def forward(self, port: Port, frame: memoryview) -> None:
         """Deliver a frame of `port` to the station it is for, or to all others."""
@@ -92,13 +103,20 @@ def _takes(offload: vnet.Offload, kind: int) -> bool:
 
 def _sound(meta: bytes, length: int) -> bool:
     """Tell whether the checksum's place lies inside the frame: the guest wrote the header."""
-    _, _, _, _, start, offset, _ = vnet.HEADER.unpack(meta)
+    start, offset = _checksum_place(meta)
     return start >= ethernet.SIZE + 20 and start + max(offset + 2, 20) <= length
+
+
+def _checksum_place(meta: bytes) -> tuple[int, int]:
+    start: int
+    offset: int
+    _, _, _, _, start, offset, _ = vnet.HEADER.unpack(meta)
+    return start, offset
 
 
 def _header_length(meta: bytes, body: bytes) -> int:
     """Return where the payload begins, from the headers themselves; the guest's word is not."""
-    start = vnet.HEADER.unpack(meta)[4]
+    start, _ = _checksum_place(meta)
     if meta[1] & ~vnet.GSO_ECN in (vnet.GSO_TCPV4, vnet.GSO_TCPV6):
         return min(start + (body[start + 12] >> 4) * 4, len(body))
     return len(body)

@@ -102,8 +102,9 @@ class User(Protocol):
 class Path(Protocol):
     """The way of a connection's segments to the guest."""
 
-    congested: bool
-    """True while the way is full and new data should wait."""
+    @property
+    def congested(self) -> bool:
+        """True while the way is full and new data should wait."""
 
     def send(
         self,

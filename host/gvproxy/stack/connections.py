@@ -1,0 +1,227 @@
+"""TCP toward the guests: which connection a segment is for, and who takes a new one.
+
+`find` is open to the fast path in `stack`; all else goes through `receive`.  Implements
+`gvproxy.tcp.connection.Scheduler`.
+"""
+
+from collections.abc import Callable
+from hashlib import blake2s
+from typing import Protocol
+
+from gvproxy.stack.ip import Ip, Packet
+from gvproxy.stack.neighbours import Neighbours
+from gvproxy.stack.path import TcpPath
+from gvproxy.stack.port import Port, StackConfig, StackCounters, Station
+from gvproxy.stack.schedule import Schedule
+from gvproxy.tcp import calls, input, output
+from gvproxy.tcp.connection import Connection, Counters, End, State, User
+from gvproxy.wire import icmp, ipv4, tcp
+from gvproxy.wire.checksum import ones_sum, pseudo_header, valid
+
+MAX_CONNECTIONS = 65536
+EPHEMERAL = range(32768, 61000)  # Linux: ip_local_port_range
+
+
+class TcpHandler(Protocol):
+    """Takes a connection in LISTEN: sets its user, and accepts, aborts or drops it, in time."""
+
+    def __call__(self, connection: Connection, path: TcpPath, now: float) -> None: ...
+
+
+class Connections:
+    """All TCP connections of a stack, by the addresses and ports of the guest's packets.
+
+    `listeners` has the services of the gateway, `forward` takes connections to the outside.
+    """
+
+    def __init__(
+        self,
+        config: StackConfig,
+        counters: StackCounters,
+        ip: Ip,
+        neighbours: Neighbours,
+        secret: bytes,
+        wake: Callable[[float], None],
+    ) -> None:
+        self._config = config
+        self._counters = counters
+        self._ip = ip
+        self._neighbours = neighbours
+        self._secret = secret
+        self._schedule = Schedule(wake)
+        self._touched: list[Connection] = []
+        self._waiting: dict[int, list[Connection]] = {}  # by port number, for its queue to empty
+        self._ephemeral = 0
+        self.tcp_counters = Counters()
+        self.find: dict[bytes, Connection] = {}
+        self.listeners: dict[tuple[bytes, int], TcpHandler] = {}
+        self.forward: TcpHandler | None = None
+        ip.protocols[ipv4.PROTOCOL_TCP] = self.receive
+
+    # What connections need (gvproxy.tcp.connection.Scheduler)
+
+    def touch(self, connection: Connection) -> None:
+        if not connection.touched:
+            connection.touched = True
+            self._touched.append(connection)
+
+    def schedule(self, connection: Connection, deadline: float) -> None:
+        self._schedule.add(connection, deadline)
+
+    def forget(self, connection: Connection) -> None:
+        key = _path(connection).key
+        if self.find.get(key) is connection:
+            del self.find[key]
+        self._schedule.forget(connection)
+
+    def wait_for_path(self, connection: Connection) -> None:
+        station = _path(connection).station
+        if station is not None:
+            self._waiting.setdefault(station.port.number, []).append(connection)
+
+    # What the stack calls
+
+    def flush(self, now: float) -> None:
+        """End a batch for every connection that was touched."""
+        while self._touched:
+            touched, self._touched = self._touched, []
+            for connection in touched:
+                output.flush(connection, now)
+
+    def run_timers(self, now: float) -> None:
+        """Do what is due."""
+        self._schedule.run(now)
+
+    @property
+    def deadline(self) -> float:
+        """When `run_timers` is due; infinite when nothing waits."""
+        return self._schedule.deadline
+
+    def port_ready(self, port: Port) -> None:
+        """Touch the connections that waited for the queue of `port` to empty."""
+        for connection in self._waiting.pop(port.number, ()):
+            self.touch(connection)
+
+    def receive(self, packet: Packet, now: float) -> None:
+        """Take the segment in `packet`."""
+        payload, counters = packet.payload, self.tcp_counters
+        length = len(payload)
+        if length < tcp.SIZE or not packet.to_us:
+            counters.invalid += 1
+            return
+        _, port, seq, ack, bits, window, _, _ = tcp.HEADER.unpack_from(payload)
+        size = (bits >> 12) * 4
+        if not tcp.SIZE <= size <= length:
+            counters.invalid += 1
+            return
+        ends = packet.source + packet.destination
+        if not packet.trusted:
+            total = pseudo_header(ends, ipv4.PROTOCOL_TCP) + length
+            if not valid(total + ones_sum(payload, length)):
+                counters.checksum_errors += 1
+                return
+        segment = input.Segment(
+            seq,
+            ack,
+            bits & tcp.FLAGS,
+            window,
+            tcp.parse_options(bytes(payload[tcp.SIZE : size])),
+            payload[size:],
+        )
+        key = ends + bytes(payload[:4])
+        connection = self.find.get(key)
+        if connection is not None and input.may_reopen(connection, segment):
+            output.close(connection, End.DONE, now)
+            connection = None
+        if connection is None:
+            self._no_connection(key, port, packet, segment, now)
+            return
+        path = _path(connection)
+        if path.station is not packet.station:
+            path.attach(packet.station)
+        input.segment_arrives(connection, segment, now)
+
+    def _no_connection(
+        self, key: bytes, port: int, packet: Packet, segment: input.Segment, now: float
+    ) -> None:
+        handler = self.listeners.get((packet.destination, port))
+        if handler is None and packet.destination != self._config.gateway:
+            handler = self.forward
+        syn = segment.flags & (tcp.SYN | tcp.ACK | tcp.RST | tcp.FIN) == tcp.SYN
+        if not syn or handler is None:
+            reply = input.reset_reply(segment)
+            if reply is not None:
+                self.tcp_counters.resets_out += 1
+                self._path(key, packet.station).send(*reply, 0, b"", b"", 0)
+            return
+        if len(self.find) >= MAX_CONNECTIONS:
+            self._counters.connections_refused += 1
+            return
+        connection = self._connection(key, packet.station, now)
+        connection.state = State.LISTEN
+        input.segment_arrives(connection, segment, now)
+        handler(connection, _path(connection), now)
+
+    def _path(self, key: bytes, station: Station | None) -> TcpPath:
+        return TcpPath(self._config.mac, key, station)
+
+    def _connection(self, key: bytes, station: Station | None, now: float) -> Connection:
+        digest = blake2s(key, key=self._secret, digest_size=8).digest()
+        # RFC 6528: a clock of 4 µs and a secret function of the connection's ends.
+        iss = int.from_bytes(digest[:4], "big") + int(now * 250_000) & 0xFFFFFFFF
+        mss = self._config.mtu - ipv4.SIZE - tcp.SIZE
+        connection = self.find[key] = Connection(
+            self._path(key, station),
+            self,
+            self.tcp_counters,
+            mss=mss,
+            iss=iss,
+            mss_offered=mss,
+            ts_offset=int.from_bytes(digest[4:], "big"),
+        )
+        return connection
+
+    # What flows and services call
+
+    def open(self, user: User, destination: bytes, port: int, now: float) -> Connection:
+        """Open a connection from the gateway to a guest; raises OSError when no port is free."""
+        ends = destination + self._config.gateway + port.to_bytes(2, "big")
+        for _ in EPHEMERAL:
+            self._ephemeral = (self._ephemeral + 1) % len(EPHEMERAL)
+            key = ends + EPHEMERAL[self._ephemeral].to_bytes(2, "big")
+            if key not in self.find:
+                break
+        else:
+            raise OSError("no free port toward the guest")
+        connection = self._connection(key, self._neighbours.get(destination), now)
+        connection.user = user
+        calls.open_active(connection, now)
+        if _path(connection).station is None:
+            self._resolve(connection, now)
+        return connection
+
+    def _resolve(self, connection: Connection, now: float) -> None:
+        path = _path(connection)
+
+        def resolved(station: Station, now: float) -> None:
+            if connection.state is not State.CLOSED:
+                path.attach(station)
+                output.emit_syn(connection, now)
+
+        self._neighbours.resolve(path.guest, resolved, now)
+
+    def unreachable(self, connection: Connection, code: int, now: float) -> None:
+        """End a connection still in LISTEN with an ICMP error instead of an answer."""
+        path = _path(connection)
+        if path.station is not None and connection.state is State.LISTEN:
+            quote = ipv4.build_header(path.guest, path.address, ipv4.PROTOCOL_TCP, tcp.SIZE)
+            quote += path.key[8:12] + (connection.irs & 0xFFFFFFFF).to_bytes(4, "big")
+            source = path.address if code == icmp.PORT_UNREACHABLE else self._config.gateway
+            self._ip.send_error(path.station, source, code, quote)
+        calls.drop(connection, now)
+
+
+def _path(connection: Connection) -> TcpPath:
+    path = connection.path
+    assert isinstance(path, TcpPath)
+    return path

@@ -1,0 +1,188 @@
+"""IPv4 toward the guests (RFC 791, RFC 1122 §3): packets in, packets out, and ICMP (RFC 792)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+from gvproxy.stack.fragments import Reassembler
+from gvproxy.stack.neighbours import Neighbours
+from gvproxy.stack.port import StackConfig, StackCounters, Station
+from gvproxy.wire import ethernet, icmp, ipv4
+from gvproxy.wire.checksum import ones_sum, valid
+from taplink import vnet
+
+FRAGMENTED = ipv4.MORE_FRAGMENTS | ipv4.OFFSET_MASK
+
+
+@dataclass(slots=True)
+class Packet:
+    """A whole IPv4 packet from a guest; the views are valid until its handler returns."""
+
+    station: Station
+    source: bytes
+    destination: bytes
+    payload: memoryview
+    trusted: bool
+    """The link vouches for the transport's checksum, or says that it is still to be made."""
+    to_us: bool
+    """Its frame was for the gateway's MAC, not for everyone."""
+    head: memoryview
+    """Its own first bytes, from the IP header on."""
+
+    @property
+    def quote(self) -> bytes:
+        """What an ICMP error about it quotes: the IP header and eight bytes (RFC 792)."""
+        return bytes(self.head[: (self.head[0] & 0xF) * 4]) + bytes(self.payload[:8])
+
+
+@dataclass(slots=True)
+class EchoRequest:
+    """A ping from a guest to an address that is not the gateway's own."""
+
+    packet: Packet
+    identifier: int
+    sequence: int
+    payload: bytes
+
+
+Handler = Callable[[Packet, float], None]
+EchoHandler = Callable[[EchoRequest, float], None]
+
+
+class Ip:
+    """Validates and dispatches what comes in; builds, checksums and fragments what goes out."""
+
+    def __init__(
+        self, config: StackConfig, counters: StackCounters, neighbours: Neighbours
+    ) -> None:
+        self._config = config
+        self._counters = counters
+        self._neighbours = neighbours
+        self._reassembler = Reassembler()
+        self._identification = count(1)
+        self.protocols: dict[int, Handler] = {ipv4.PROTOCOL_ICMP: self._icmp}
+        self.forward_echo: EchoHandler | None = None
+
+    # In
+
+    def receive(
+        self, station: Station, packet: memoryview, trusted: bool, to_us: bool, now: float
+    ) -> None:
+        """Take an IPv4 packet of `station`, with what may follow it in its frame."""
+        counters, config = self._counters, self._config
+        if len(packet) < ipv4.SIZE:
+            counters.malformed += 1
+            return
+        version, _, total, ident, fragment, _, protocol, _, source, destination = (
+            ipv4.HEADER.unpack_from(packet)
+        )
+        size = (version & 0xF) * 4
+        if version >> 4 != 4 or size < ipv4.SIZE or not size <= total <= len(packet):
+            counters.malformed += 1
+            return
+        if not valid(ones_sum(packet[:size], size)):
+            counters.ip_checksum_errors += 1
+            return
+        if not config.in_subnet(source) or source in config.owned:
+            # A guest without an address may speak DHCP and nothing else.
+            if any(source) or protocol != ipv4.PROTOCOL_UDP:
+                counters.ip_invalid_source += 1
+                return
+        elif to_us:
+            self._neighbours.learn(source, station, now)
+        counters.ip_in += 1
+        payload = packet[size:total]
+        if fragment & FRAGMENTED:
+            counters.fragments_in += 1
+            key = source + destination + bytes((protocol,)) + ident.to_bytes(2, "big")
+            whole = self._reassembler.add(key, fragment, payload, now)
+            counters.reassembly_failures = self._reassembler.failures
+            if whole is None:
+                return
+            counters.reassembled += 1
+            payload, trusted = memoryview(whole), False
+        handler = self.protocols.get(protocol)
+        whole_packet = Packet(station, source, destination, payload, trusted, to_us, packet)
+        if handler is not None:
+            handler(whole_packet, now)
+        else:
+            counters.unknown_protocol += 1
+            self.send_unreachable(whole_packet, icmp.PROTOCOL_UNREACHABLE)
+
+    def _icmp(self, packet: Packet, now: float) -> None:
+        counters, payload = self._counters, packet.payload
+        if len(payload) < icmp.SIZE or not valid(ones_sum(payload, len(payload))):
+            counters.malformed += 1
+            return
+        counters.icmp_in += 1
+        kind, _, _, rest = icmp.HEADER.unpack_from(payload)
+        if kind != icmp.ECHO_REQUEST or not packet.to_us:
+            return
+        body = bytes(payload[icmp.SIZE :])
+        if packet.destination in self._config.owned:
+            counters.icmp_echo += 1
+            self.send_echo_reply(packet.station, packet.destination, packet.source, rest, body)
+        elif self.forward_echo is not None:
+            self.forward_echo(EchoRequest(packet, rest >> 16, rest & 0xFFFF, body), now)
+
+    # Out
+
+    def send(
+        self,
+        station: Station,
+        source: bytes,
+        destination: bytes,
+        protocol: int,
+        payload: bytes,
+        *,
+        mac: bytes | None = None,
+    ) -> None:
+        """Send a complete transport message, in fragments where it is larger than the MTU.
+
+        `mac` takes the place of the station's own: DHCP's broadcasts.
+        """
+        config = self._config
+        self._counters.ip_out += 1
+        eth = ethernet.HEADER.pack(mac or station.mac, config.mac, ethernet.TYPE_IPV4)
+        if ipv4.SIZE + len(payload) <= config.mtu:
+            header = ipv4.build_header(source, destination, protocol, len(payload))
+            station.port.send(vnet.PLAIN, eth + header, payload)
+            return
+        identification = next(self._identification) & 0xFFFF
+        step = (config.mtu - ipv4.SIZE) & ~7
+        for position in range(0, len(payload), step):
+            piece = payload[position : position + step]
+            more = ipv4.MORE_FRAGMENTS if position + step < len(payload) else 0
+            header = ipv4.build_header(
+                source,
+                destination,
+                protocol,
+                len(piece),
+                identification=identification,
+                fragment=more | position >> 3,
+            )
+            self._counters.fragments_out += 1
+            station.port.send(vnet.PLAIN, eth + header, piece)
+
+    def send_echo_reply(
+        self, station: Station, source: bytes, destination: bytes, rest: int, body: bytes
+    ) -> None:
+        """Answer a ping; `rest` is its identifier and sequence number as one number."""
+        self._counters.icmp_out += 1
+        message = icmp.build(icmp.ECHO_REPLY, 0, rest, body)
+        self.send(station, source, destination, ipv4.PROTOCOL_ICMP, message)
+
+    def send_unreachable(self, packet: Packet, code: int) -> None:
+        """Tell a guest that its packet did not arrive, unless that is not done (RFC 1122 §3.2.2).
+
+        The packet's destination is the one who tells, as where a host's own port is closed.
+        """
+        if not packet.to_us or not any(packet.source):
+            return
+        self.send_error(packet.station, packet.destination, code, packet.quote)
+
+    def send_error(self, station: Station, source: bytes, code: int, quote: bytes) -> None:
+        """Send "destination unreachable" about the packet that `quote` is the beginning of."""
+        self._counters.icmp_out += 1
+        message = icmp.build(icmp.UNREACHABLE, code, 0, quote)
+        self.send(station, source, quote[12:16], ipv4.PROTOCOL_ICMP, message)

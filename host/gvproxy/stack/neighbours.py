@@ -1,0 +1,100 @@
+"""The neighbour table: which station has which address, by ARP (RFC 826) and by what guests send.
+
+Only addresses of the virtual network are learned, and none of the gateway's own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf
+
+from gvproxy.stack.port import StackConfig, StackCounters, Station
+from gvproxy.stack.switch import Switch
+from gvproxy.wire import arp, ethernet
+from taplink import vnet
+
+REQUEST_INTERVAL = 1.0  # seconds; RFC 1122 §2.3.2.1: at most one request a second for one address
+MAX_NEIGHBOURS = 4096
+MAX_WAITING = 256
+"""Resolutions under way, and callbacks for one of them; what is over has to ask again."""
+
+Resolved = Callable[[Station, float], None]
+
+
+@dataclass(slots=True)
+class _Resolution:
+    asked: float = -inf
+    waiting: list[Resolved] = field(default_factory=list)
+
+
+class Neighbours:
+    """Answers ARP for the gateway's addresses and finds the guests'."""
+
+    def __init__(self, config: StackConfig, switch: Switch, counters: StackCounters) -> None:
+        self._config = config
+        self._switch = switch
+        self._counters = counters
+        self._stations: dict[bytes, Station] = {}
+        self._resolutions: dict[bytes, _Resolution] = {}
+
+    def __len__(self) -> int:
+        return len(self._stations)
+
+    def get(self, address: bytes) -> Station | None:
+        """Return the station that has `address`, where it is known."""
+        return self._stations.get(address)
+
+    def learn(self, address: bytes, station: Station, now: float) -> None:
+        """Take note that `station` uses `address`."""
+        if self._stations.get(address) is station:
+            return
+        config = self._config
+        if address in config.owned or not config.in_subnet(address):
+            return
+        if address not in self._stations and len(self._stations) >= MAX_NEIGHBOURS:
+            self._counters.neighbours_refused += 1
+            return
+        self._stations[address] = station
+        resolution = self._resolutions.pop(address, None)
+        if resolution is not None:
+            for resolved in resolution.waiting:
+                resolved(station, now)
+
+    def resolve(self, address: bytes, resolved: Resolved, now: float) -> None:
+        """Ask who has `address`, once a second at most; `resolved` is called when it answers."""
+        self._counters.unresolved += 1
+        resolution = self._resolutions.get(address)
+        if resolution is None:
+            if len(self._resolutions) >= MAX_WAITING:
+                del self._resolutions[next(iter(self._resolutions))]
+            resolution = self._resolutions[address] = _Resolution()
+        if len(resolution.waiting) < MAX_WAITING and resolved not in resolution.waiting:
+            resolution.waiting.append(resolved)
+        if now - resolution.asked >= REQUEST_INTERVAL:
+            resolution.asked = now
+            config = self._config
+            eth = ethernet.HEADER.pack(ethernet.BROADCAST, config.mac, ethernet.TYPE_ARP)
+            body = arp.build(arp.REQUEST, config.mac, config.gateway, bytes(6), address)
+            for port in list(self._switch.ports.values()):
+                port.send(vnet.PLAIN, eth + body)
+
+    def receive(self, station: Station, packet: memoryview, now: float) -> None:
+        """Take an ARP packet of `station`."""
+        counters = self._counters
+        if len(packet) < arp.PACKET.size:
+            counters.malformed += 1
+            return
+        *prefix, operation, sender_mac, sender, _, target = arp.PACKET.unpack_from(packet)
+        if tuple(prefix) != arp.PREFIX or sender_mac != station.mac:
+            counters.malformed += 1
+            return
+        self.learn(sender, station, now)
+        if operation != arp.REQUEST:
+            counters.arp_replies += 1
+            return
+        counters.arp_requests += 1
+        if target in self._config.owned:
+            mac = self._config.mac
+            eth = ethernet.HEADER.pack(station.mac, mac, ethernet.TYPE_ARP)
+            station.port.send(
+                vnet.PLAIN, eth + arp.build(arp.REPLY, mac, target, station.mac, sender)
+            )

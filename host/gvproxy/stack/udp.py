@@ -1,0 +1,104 @@
+"""UDP toward the guests (RFC 768): who takes a datagram, and datagrams out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gvproxy.stack.ip import Ip, Packet
+from gvproxy.stack.port import StackConfig, StackCounters, Station
+from gvproxy.wire import ethernet, icmp, ipv4, udp
+from gvproxy.wire.checksum import checksum, ones_sum, pseudo_header, valid
+from taplink import vnet
+from taplink.vnet import Offload
+
+_CHECKSUM_ONLY = vnet.HEADER.pack(
+    vnet.F_NEEDS_CSUM,
+    vnet.GSO_NONE,
+    0,
+    0,
+    ethernet.SIZE + ipv4.SIZE,
+    udp.CHECKSUM_OFFSET,
+    0,
+)
+
+
+@dataclass(slots=True)
+class Datagram:
+    """A UDP datagram from a guest; `payload` and `packet` are valid until its handler returns."""
+
+    packet: Packet
+    source_port: int
+    port: int
+    payload: memoryview
+
+
+DatagramHandler = Callable[[Datagram, float], None]
+
+
+class Udp:
+    """`handlers` has the services of the gateway and of broadcast; `forward` takes the rest."""
+
+    def __init__(self, config: StackConfig, counters: StackCounters, ip: Ip) -> None:
+        self._config = config
+        self._counters = counters
+        self._ip = ip
+        self.handlers: dict[tuple[bytes, int], DatagramHandler] = {}
+        self.forward: DatagramHandler | None = None
+        ip.protocols[ipv4.PROTOCOL_UDP] = self.receive
+
+    def receive(self, packet: Packet, now: float) -> None:
+        """Take the UDP datagram in `packet`."""
+        counters, payload = self._counters, packet.payload
+        if len(payload) < udp.SIZE:
+            counters.malformed += 1
+            return
+        source_port, port, length, given = udp.HEADER.unpack_from(payload)
+        if not udp.SIZE <= length <= len(payload):
+            counters.malformed += 1
+            return
+        source, destination = packet.source, packet.destination
+        if not packet.trusted and given:
+            total = pseudo_header(source + destination, ipv4.PROTOCOL_UDP) + length
+            if not valid(total + ones_sum(payload[:length], length)):
+                counters.udp_checksum_errors += 1
+                return
+        counters.udp_in += 1
+        handler = self.handlers.get((destination, port))
+        if handler is None and packet.to_us and any(source):
+            if destination == self._config.gateway:
+                counters.udp_unreachable += 1
+                self._ip.send_unreachable(packet, icmp.PORT_UNREACHABLE)
+                return
+            handler = self.forward
+        if handler is not None:
+            handler(Datagram(packet, source_port, port, payload[udp.SIZE : length]), now)
+
+    def send(
+        self,
+        station: Station,
+        source: bytes,
+        source_port: int,
+        destination: bytes,
+        port: int,
+        payload: bytes,
+        *,
+        mac: bytes | None = None,
+    ) -> None:
+        """Send a datagram to a guest, in fragments if it has to be; `mac` as for `Ip.send`."""
+        config, counters = self._config, self._counters
+        counters.udp_out += 1
+        length = udp.SIZE + len(payload)
+        pseudo = pseudo_header(source + destination, ipv4.PROTOCOL_UDP) + length
+        link = station.port
+        if length + ipv4.SIZE <= config.mtu and link.offload & Offload.CSUM:
+            counters.ip_out += 1
+            header = (
+                ethernet.HEADER.pack(mac or station.mac, config.mac, ethernet.TYPE_IPV4)
+                + ipv4.build_header(source, destination, ipv4.PROTOCOL_UDP, length)
+                + udp.HEADER.pack(source_port, port, length, pseudo % 0xFFFF)
+            )
+            link.send(_CHECKSUM_ONLY, header, payload)
+            return
+        head = udp.HEADER.pack(source_port, port, length, 0)
+        total = pseudo + ones_sum(head, udp.SIZE) + ones_sum(payload, len(payload))
+        head = udp.HEADER.pack(source_port, port, length, checksum(total))
+        self._ip.send(station, source, destination, ipv4.PROTOCOL_UDP, head + payload, mac=mac)
