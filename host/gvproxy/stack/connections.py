@@ -52,6 +52,7 @@ class Connections:
         self._touched: list[Connection] = []
         self._waiting: dict[int, list[Connection]] = {}  # by port number, for its queue to empty
         self._ephemeral = 0
+        self._now = 0.0
         self.tcp_counters = Counters()
         self.find: dict[bytes, Connection] = {}
         self.listeners: dict[tuple[bytes, int], TcpHandler] = {}
@@ -90,6 +91,7 @@ class Connections:
 
     def run_timers(self, now: float) -> None:
         """Do what is due."""
+        self._now = now
         self._schedule.run(now)
 
     @property
@@ -163,7 +165,7 @@ class Connections:
         handler(connection, _path(connection), now)
 
     def _path(self, key: bytes, station: Station | None) -> TcpPath:
-        return TcpPath(self._config.mac, key, station)
+        return TcpPath(self._config.mac, key, station, self._resolve)
 
     def _connection(self, key: bytes, station: Station | None, now: float) -> Connection:
         digest = blake2s(key, key=self._secret, digest_size=8).digest()
@@ -185,6 +187,7 @@ class Connections:
 
     def open(self, user: User, destination: bytes, port: int, now: float) -> Connection:
         """Open a connection from the gateway to a guest; raises OSError when no port is free."""
+        self._now = now
         ends = destination + self._config.gateway + port.to_bytes(2, "big")
         for _ in EPHEMERAL:
             self._ephemeral = (self._ephemeral + 1) % len(EPHEMERAL)
@@ -196,19 +199,18 @@ class Connections:
         connection = self._connection(key, self._neighbours.get(destination), now)
         connection.user = user
         calls.open_active(connection, now)
-        if _path(connection).station is None:
-            self._resolve(connection, now)
         return connection
 
-    def _resolve(self, connection: Connection, now: float) -> None:
-        path = _path(connection)
+    def _resolve(self, path: TcpPath) -> None:
+        self._neighbours.resolve(path.guest, self._resolved, self._now)
 
-        def resolved(station: Station, now: float) -> None:
-            if connection.state is not State.CLOSED:
+    def _resolved(self, address: bytes, station: Station, now: float) -> None:
+        for connection in self.find.values():
+            path = _path(connection)
+            if path.station is None and path.guest == address:
                 path.attach(station)
-                output.emit_syn(connection, now)
-
-        self._neighbours.resolve(path.guest, resolved, now)
+                if connection.state is State.SYN_SENT:
+                    output.emit_syn(connection, now)
 
     def unreachable(self, connection: Connection, code: int, now: float) -> None:
         """End a connection still in LISTEN with an ICMP error instead of an answer."""

@@ -4,8 +4,6 @@ Only addresses of the virtual network are learned, and none of the gateway's own
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from math import inf
 
 from gvproxy.stack.port import StackConfig, StackCounters, Station
 from gvproxy.stack.switch import Switch
@@ -14,16 +12,11 @@ from taplink import vnet
 
 REQUEST_INTERVAL = 1.0  # seconds; RFC 1122 §2.3.2.1: at most one request a second for one address
 MAX_NEIGHBOURS = 4096
-MAX_WAITING = 256
-"""Resolutions under way, and callbacks for one of them; what is over has to ask again."""
+MAX_RESOLUTIONS = 256
+"""Resolutions under way; the oldest gives way to another."""
 
-Resolved = Callable[[Station, float], None]
-
-
-@dataclass(slots=True)
-class _Resolution:
-    asked: float = -inf
-    waiting: list[Resolved] = field(default_factory=list)
+Resolved = Callable[[bytes, Station, float], None]
+"""Told of an address, who has it, and the time."""
 
 
 class Neighbours:
@@ -34,7 +27,7 @@ class Neighbours:
         self._switch = switch
         self._counters = counters
         self._stations: dict[bytes, Station] = {}
-        self._resolutions: dict[bytes, _Resolution] = {}
+        self._resolutions: dict[bytes, tuple[float, Resolved]] = {}  # when asked, for whom
 
     def __len__(self) -> int:
         return len(self._stations)
@@ -56,26 +49,26 @@ class Neighbours:
         self._stations[address] = station
         resolution = self._resolutions.pop(address, None)
         if resolution is not None:
-            for resolved in resolution.waiting:
-                resolved(station, now)
+            resolution[1](address, station, now)
 
     def resolve(self, address: bytes, resolved: Resolved, now: float) -> None:
         """Ask who has `address`, once a second at most; `resolved` is called when it answers."""
         self._counters.unresolved += 1
-        resolution = self._resolutions.get(address)
-        if resolution is None:
-            if len(self._resolutions) >= MAX_WAITING:
-                del self._resolutions[next(iter(self._resolutions))]
-            resolution = self._resolutions[address] = _Resolution()
-        if len(resolution.waiting) < MAX_WAITING and resolved not in resolution.waiting:
-            resolution.waiting.append(resolved)
-        if now - resolution.asked >= REQUEST_INTERVAL:
-            resolution.asked = now
-            config = self._config
-            eth = ethernet.HEADER.pack(ethernet.BROADCAST, config.mac, ethernet.TYPE_ARP)
-            body = arp.build(arp.REQUEST, config.mac, config.gateway, bytes(6), address)
-            for port in list(self._switch.ports.values()):
-                port.send(vnet.PLAIN, eth + body)
+        known = self._stations.get(address)
+        if known is not None:
+            resolved(address, known, now)
+            return
+        asked = self._resolutions.get(address)
+        if asked is not None and now - asked[0] < REQUEST_INTERVAL:
+            return
+        if asked is None and len(self._resolutions) >= MAX_RESOLUTIONS:
+            del self._resolutions[next(iter(self._resolutions))]
+        self._resolutions[address] = now, resolved
+        config = self._config
+        eth = ethernet.HEADER.pack(ethernet.BROADCAST, config.mac, ethernet.TYPE_ARP)
+        body = arp.build(arp.REQUEST, config.mac, config.gateway, bytes(6), address)
+        for port in list(self._switch.ports.values()):
+            port.send(vnet.PLAIN, eth + body)
 
     def receive(self, station: Station, packet: memoryview, now: float) -> None:
         """Take an ARP packet of `station`."""

@@ -4,6 +4,9 @@ Everything that does not change during a connection is packed once; a segment co
 two additions for its checksums.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from struct import Struct
 
 from gvproxy.stack import gso
@@ -35,6 +38,7 @@ class TcpPath:
         "_mac",
         "_mss",
         "_pseudo",
+        "_resolve",
         "address",
         "eth_in",
         "eth_out",
@@ -45,12 +49,20 @@ class TcpPath:
         "station",
     )
 
-    def __init__(self, mac: bytes, key: bytes, station: Station | None) -> None:
+    def __init__(
+        self,
+        mac: bytes,
+        key: bytes,
+        station: Station | None,
+        resolve: Callable[[TcpPath], None],
+    ) -> None:
         """`key` is guest address, other address, guest port, other port, as in the guest's packets.
 
-        `mac` is the gateway's.  Until a station is attached, segments are lost.
+        `mac` is the gateway's.  Without a station segments are lost, and `resolve` is called for
+        each.
         """
         self._mac = mac
+        self._resolve = resolve
         self.key = key
         self.guest, self.address = key[:4], key[4:8]
         self.guest_port = int.from_bytes(key[8:10], "big")
@@ -92,6 +104,7 @@ class TcpPath:
     ) -> None:
         station = self.station
         if station is None:
+            self._resolve(self)
             return
         size = len(payload)
         length = tcp.SIZE + len(options) + size
