@@ -1,0 +1,7 @@
+"""`python -m gvproxy`."""
+
+import sys
+
+from gvproxy.cli import main
+
+sys.exit(main())

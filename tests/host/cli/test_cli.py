@@ -1,0 +1,164 @@
+"""The command line: Go's flag syntax, one line for each error, and what reaches the daemon."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import gvproxy
+import pytest
+from gvproxy import cli
+from gvproxy.config import Config, configure
+
+
+class _Daemon(ModuleType):
+    """Stands in for `gvproxy.daemon`, and remembers how it was run."""
+
+    def __init__(self) -> None:
+        super().__init__("gvproxy.daemon")
+        self.configs: list[Config] = []
+
+    def run(self, config: Config) -> int:
+        self.configs.append(config)
+        return 7
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> _Daemon:
+    fake = _Daemon()
+    monkeypatch.setitem(sys.modules, "gvproxy.daemon", fake)
+    monkeypatch.setattr(gvproxy, "daemon", fake, raising=False)
+    return fake
+
+
+@pytest.fixture(autouse=True)
+def _logging_restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    for handler in root.handlers:
+        if handler not in handlers:
+            handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["-mtu", "4000", "-ssh-port", "-1", "-debug"],
+        ["--mtu", "4000", "--ssh-port", "-1", "--debug"],
+        ["-mtu=4000", "-ssh-port=-1", "-debug=true"],
+        ["--mtu=4000", "--ssh-port=-1", "--debug=T"],
+        ["-debug", "--mtu=4000", "-ssh-port", "-1"],
+    ],
+)
+def test_each_spelling_of_a_flag(argv: list[str]) -> None:
+    assert cli.parse(argv) == configure(mtu=4000, ssh_port=-1, debug=True)
+
+
+def test_every_flag_reaches_the_config() -> None:
+    urls = ["unix:///tmp/gvproxy.sock", "tcp://127.0.0.1:7777"]
+    argv = f"-listen {urls[0]} -listen={urls[1]} -subnet 10.0.0.0/24 -gatewayIP 10.0.0.9"
+    argv += " -deviceIP 10.0.0.8 -hostIP 10.0.0.7 -log-file /tmp/log -pid-file /tmp/pid"
+    assert cli.parse(argv.split()) == configure(
+        listen=urls,
+        subnet="10.0.0.0/24",
+        gateway_ip="10.0.0.9",
+        device_ip="10.0.0.8",
+        host_ip="10.0.0.7",
+        log_file="/tmp/log",
+        pid_file="/tmp/pid",
+    )
+
+
+def test_no_flag_is_needed() -> None:
+    assert cli.parse([]) == configure()
+    assert not cli.parse(["-debug=false"]).debug
+
+
+def test_the_daemon_decides_the_status(daemon: _Daemon) -> None:
+    assert cli.main(["-mtu", "1400"]) == 7
+    assert daemon.configs == [configure(mtu=1400)]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["-mtu", "big"], "'big' is not a number"),
+        (["-mtu", "1_500"], "is not a number"),
+        (["-mtu", "9" * 5000], "is not a number"),
+        (["-mtu"], "--mtu: expected one argument"),
+        (["-mtu", "100"], "mtu must be from"),
+        (["-mt", "1500"], "unrecognized arguments: --mt"),
+        (["-nonsense"], "unrecognized arguments"),
+        (["stray"], "unrecognized arguments: stray"),
+        (["-m"], "unrecognized arguments: -m"),
+        (["-debug=maybe"], "neither true nor false"),
+        (["-listen", "http://x"], "unknown scheme"),
+        (["-listen", "vsock://\n:1"], "listen: "),
+        (["-gatewayIP", "300.1.1.1"], "gatewayIP must be an IPv4 address"),
+        (["-gatewayIP", "a\nb\x1b[31m\udcff"], r"a\nb\x1b[31m"),
+        (["line\none"], r"line\none"),
+        (["-log-file", "/nonexistent/log"], "cannot be written: No such file or directory"),
+        (["-log-file", "/"], "log-file / cannot be written: Is a directory"),
+        (["-log-file", "a\0b"], "cannot be written"),
+        (["-config", "x.yaml"], "-config is not supported yet"),
+        (["--config=x.yaml"], "-config is not supported yet"),
+        (["-config"], "-config is not supported yet"),
+        (["-services", "unix:///tmp/s"], "-services is not supported yet"),
+        (["-listen-vfkit", "unixgram:///tmp/s"], "-listen-vfkit is not supported yet"),
+        (["-ec2-metadata-access"], "-ec2-metadata-access is not supported yet"),
+        (["-forward-sock", "/a", "-forward-dest", "/b"], "-forward-sock is not supported yet"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_1(
+    argv: list[str], said: str, daemon: _Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(argv) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("gvproxy: ")
+    assert said in output.err
+    assert output.err.count("\n") == 1
+    assert output.err[:-1].isprintable()
+    assert daemon.configs == []
+
+
+@pytest.mark.parametrize("flag", ["-version", "--version"])
+def test_version(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([flag])
+    assert not caught.value.code
+    assert capsys.readouterr().out.startswith("gvproxy 0.")
+
+
+@pytest.mark.parametrize("flag", ["-h", "-help", "--help"])
+def test_help(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([flag])
+    assert not caught.value.code
+    shown = capsys.readouterr().out
+    for name in ("listen", "mtu", "ssh-port", "subnet", "gatewayIP", "pid-file", "debug"):
+        assert f"--{name} " in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_log_goes_to_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "log"
+    path.write_text("before\n")
+    cli.set_up_logging(debug=False, log_file=path)
+    logging.getLogger("gvproxy.test").info("taken")
+    logging.getLogger("gvproxy.test").debug("left out")
+    lines = path.read_text().splitlines()
+    assert lines[0] == "before"
+    assert len(lines) == 2
+    assert lines[1].endswith("INFO    gvproxy.test: taken")
+    assert capsys.readouterr().err == ""
+
+
+def test_debug_logs_more(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.set_up_logging(debug=True, log_file=None)
+    logging.getLogger("gvproxy.test").debug("detail")
+    assert "DEBUG   gvproxy.test: detail" in capsys.readouterr().err
