@@ -1,0 +1,353 @@
+"""Where a link goes to: its URL, and the byte stream behind it.
+
+    vsock://CID:PORT/path   unix:///path   tcp://host:port/path
+    unixpacket:///path   unixgram:///path   stdio:///program      (parsed, not opened yet)
+
+A URL that is refused, or that cannot be opened for a reason its user has to mend, is an
+`EndpointError` of one line which names the URL.  A peer that cannot be reached right now is an
+`OSError`, for the caller to try again.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import re
+import socket
+import stat
+from dataclasses import dataclass, field
+from enum import StrEnum
+from struct import Struct
+from urllib.parse import unquote, urlsplit
+
+DEFAULT_REQUEST_PATH = "/connect"
+VMADDR_CID_ANY = 0xFFFFFFFF
+"""linux/vm_sockets.h; as a number in a URL it means what an empty CID means."""
+MAX_UNIX_PATH = 107
+"""sun_path with its closing zero is 108 bytes (unix(7))."""
+UNIX_BUFFER = 4 * 1024 * 1024
+"""Of a unix socket, each way.  The default, 208 KiB, holds three super-frames."""
+VSOCK_BUFFER = 8 * 1024 * 1024
+"""Of a vsock socket.  Linux 6.12.92 and later bound the queued packets as well as the bytes, and
+reset a stream of many small frames that goes over; the bound follows this size."""
+
+_BUFFER_OPTIONS = ((32, socket.SO_SNDBUF), (33, socket.SO_RCVBUF))
+"""Each behind its SO_…BUFFORCE (asm-generic/socket.h), which `socket` has no name for."""
+_PORT = re.compile(r"[0-9]{1,10}")
+_U64 = Struct("=Q")
+
+
+class EndpointError(ValueError):
+    """The URL does not say where to, or what it names cannot be opened."""
+
+
+class Scheme(StrEnum):
+    """The kind of transport."""
+
+    VSOCK = "vsock"
+    UNIX = "unix"
+    TCP = "tcp"
+    UNIXPACKET = "unixpacket"
+    UNIXGRAM = "unixgram"
+    STDIO = "stdio"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A parsed URL; which of the fields mean something depends on the scheme.
+
+    `cid` is None where a listener takes any.  `host` is a name or an address without brackets,
+    empty for every address of the machine.  `request_path` is what /connect is called there.
+    """
+
+    scheme: Scheme
+    cid: int | None = None
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    request_path: str = DEFAULT_REQUEST_PATH
+    url: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        """Give back the URL as it was written."""
+        return self.url
+
+
+def parse(url: str) -> Endpoint:
+    """Read an endpoint's URL; raises EndpointError."""
+    # urlsplit drops some of these silently, and none of them belongs into a request head.
+    if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in url):
+        raise EndpointError(f"{url!r}: a URL has no spaces or control characters")
+    name, separator, _ = url.partition("://")
+    if not separator:
+        raise EndpointError(f"{url!r} is no URL, such as vsock://2:1024/connect")
+    try:
+        scheme = Scheme(name.lower())
+    except ValueError:
+        known = ", ".join(f"{scheme}://" for scheme in Scheme)
+        raise EndpointError(f"{url}: unknown scheme {name!r} (known are {known})") from None
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise EndpointError(f"{url}: {error}") from None
+    if parts.fragment or "@" in parts.netloc or (parts.query and scheme is not Scheme.STDIO):
+        raise EndpointError(f"{url}: a user, a query or a fragment has no meaning here")
+    match scheme:
+        case Scheme.VSOCK:
+            return _parse_vsock(url, parts.netloc, parts.path)
+        case Scheme.TCP:
+            return _parse_tcp(url, parts.netloc, parts.path)
+        case _:
+            if parts.netloc:
+                raise EndpointError(f"{url}: the path is absolute: {scheme}:///path")
+            return Endpoint(scheme, path=_socket_path(url, parts.path), url=url)
+
+
+def _parse_vsock(url: str, authority: str, path: str) -> Endpoint:
+    name, separator, port = authority.rpartition(":")
+    if not separator:
+        raise EndpointError(f"{url}: no port, such as vsock://2:1024")
+    if name == "null":
+        raise EndpointError(f"{url}: a hyperkit socket (macOS) is not supported yet")
+    cid = _number(url, "CID", name, 0xFFFFFFFF) if name else VMADDR_CID_ANY
+    return Endpoint(
+        Scheme.VSOCK,
+        cid=None if cid == VMADDR_CID_ANY else cid,
+        port=_number(url, "port", port, 0xFFFFFFFF),
+        request_path=_request_path(url, path),
+        url=url,
+    )
+
+
+def _parse_tcp(url: str, authority: str, path: str) -> Endpoint:
+    host, separator, port = authority.rpartition(":")
+    if not separator:
+        raise EndpointError(f"{url}: no port, such as tcp://127.0.0.1:1024")
+    if not host.isascii():
+        raise EndpointError(f"{url}: the host is not ASCII")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise EndpointError(f"{url}: an IPv6 address stands in brackets")
+    return Endpoint(
+        Scheme.TCP,
+        host=host,
+        port=_number(url, "port", port, 0xFFFF),
+        request_path=_request_path(url, path),
+        url=url,
+    )
+
+
+def _number(url: str, what: str, text: str, limit: int) -> int:
+    if not _PORT.fullmatch(text) or int(text) > limit:
+        raise EndpointError(f"{url}: the {what} is a number from 0 to {limit}, not {text!r}")
+    return int(text)
+
+
+def _request_path(url: str, path: str) -> str:
+    if not path.isascii():
+        raise EndpointError(f"{url}: the path is not ASCII")
+    return path if path not in ("", "/") else DEFAULT_REQUEST_PATH
+
+
+def _socket_path(url: str, quoted: str) -> str:
+    path = unquote(quoted)
+    if path in ("", "/"):
+        raise EndpointError(f"{url}: no path, such as unix:///run/gvproxy.sock")
+    if "\0" in path:
+        raise EndpointError(f"{url}: the path holds a zero byte")
+    if len(os.fsencode(path)) > MAX_UNIX_PATH:
+        raise EndpointError(f"{url}: the path is longer than {MAX_UNIX_PATH} bytes")
+    return path
+
+
+# Opening
+
+
+async def connect(endpoint: Endpoint, timeout: float) -> socket.socket:
+    """Open the byte stream: a connected, non-blocking socket with its buffers set.
+
+    `timeout` is in seconds and covers looking up a name.  Raises OSError, TimeoutError among
+    them, when the peer cannot be reached now, and EndpointError when it never can.
+    """
+    async with asyncio.timeout(timeout):
+        match endpoint.scheme:
+            case Scheme.UNIX:
+                return await _connect_unix(endpoint)
+            case Scheme.TCP:
+                return await _connect_tcp(endpoint)
+            case Scheme.VSOCK:
+                return await _connect_vsock(endpoint)
+    raise EndpointError(f"{endpoint}: {endpoint.scheme}:// is not supported yet")
+
+
+async def _connect_unix(endpoint: Endpoint) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    _set_unix_buffers(sock)
+    return await _connect_socket(sock, endpoint.path)
+
+
+async def _connect_tcp(endpoint: Endpoint) -> socket.socket:
+    if not endpoint.host:
+        raise EndpointError(f"{endpoint}: no host to connect to")
+    infos = await asyncio.get_running_loop().getaddrinfo(
+        endpoint.host, endpoint.port, type=socket.SOCK_STREAM
+    )
+    failure: OSError = OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
+    for family, kind, protocol, _, address in infos:
+        sock = socket.socket(family, kind, protocol)
+        try:
+            await _connect_socket(sock, address)
+        except OSError as error:
+            failure = error
+            continue
+        set_no_delay(sock)
+        return sock
+    raise failure
+
+
+async def _connect_vsock(endpoint: Endpoint) -> socket.socket:
+    if endpoint.cid is None:
+        raise EndpointError(f"{endpoint}: no CID to connect to; 2 is the host")
+    return await _connect_socket(_vsock_socket(endpoint), (endpoint.cid, endpoint.port))
+
+
+async def _connect_socket(sock: socket.socket, address: object) -> socket.socket:
+    """Connect by hand: uvloop's `sock_connect` resolves addresses of families it does not know."""
+    loop = asyncio.get_running_loop()
+    try:
+        sock.setblocking(False)
+        # EAGAIN is a unix listener whose backlog is full (unix(7)): an error, nothing is under way.
+        status = sock.connect_ex(address)  # type: ignore[arg-type]
+        if status == errno.EINPROGRESS:
+            writable = asyncio.Event()
+            loop.add_writer(sock, writable.set)
+            try:
+                await writable.wait()
+            finally:
+                loop.remove_writer(sock)
+            status = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if status:
+            raise OSError(status, os.strerror(status))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def listen(endpoint: Endpoint, backlog: int = 1024) -> socket.socket:
+    """Open a non-blocking listening socket; raises EndpointError with the reason in one line.
+
+    A unix socket has mode 0600 from the moment it exists.  A socket file nobody answers on any
+    more is replaced; anything else at that path is left alone and refused.
+    """
+    try:
+        match endpoint.scheme:
+            case Scheme.UNIX:
+                sock = _bind_unix(endpoint)
+            case Scheme.TCP:
+                sock = _bind_tcp(endpoint)
+            case Scheme.VSOCK:
+                cid = VMADDR_CID_ANY if endpoint.cid is None else endpoint.cid
+                sock = _bind(_vsock_socket(endpoint), (cid, endpoint.port))
+            case _:
+                raise EndpointError(f"{endpoint}: {endpoint.scheme}:// is not supported yet")
+        sock.listen(backlog)
+    except OSError as error:
+        raise EndpointError(f"{endpoint}: {error.strerror or error}") from error
+    sock.setblocking(False)
+    return sock
+
+
+def _bind_unix(endpoint: Endpoint) -> socket.socket:
+    _remove_stale(endpoint)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    _set_unix_buffers(sock)
+    mask = os.umask(0o177)
+    try:
+        return _bind(sock, endpoint.path)
+    finally:
+        os.umask(mask)
+
+
+def _remove_stale(endpoint: Endpoint) -> None:
+    """Remove what a killed listener left at the path; raises EndpointError for anything else."""
+    try:
+        mode = os.lstat(endpoint.path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise EndpointError(f"{endpoint}: the file exists and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        status = probe.connect_ex(endpoint.path)
+    if status != errno.ECONNREFUSED:
+        reason = "somebody listens there" if status in (0, errno.EAGAIN) else os.strerror(status)
+        raise EndpointError(f"{endpoint}: the socket exists: {reason}")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(endpoint.path)
+
+
+def _bind_tcp(endpoint: Endpoint) -> socket.socket:
+    if not endpoint.host:
+        return socket.create_server(
+            ("", endpoint.port),
+            family=socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET,
+            dualstack_ipv6=socket.has_dualstack_ipv6(),
+        )
+    info = socket.getaddrinfo(
+        endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    sock = socket.socket(info[0], socket.SOCK_STREAM)
+    if os.name == "posix":
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return _bind(sock, info[4])
+
+
+def _bind(sock: socket.socket, address: object) -> socket.socket:
+    try:
+        sock.bind(address)  # type: ignore[arg-type]
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def accepted(sock: socket.socket) -> socket.socket:
+    """Prepare a socket a listener has accepted as `connect` prepares its own; returns it."""
+    sock.setblocking(False)
+    if hasattr(socket, "AF_UNIX") and sock.family == socket.AF_UNIX:
+        _set_unix_buffers(sock)
+    elif sock.family in (socket.AF_INET, socket.AF_INET6):
+        set_no_delay(sock)
+    return sock
+
+
+def set_no_delay(sock: socket.socket) -> None:
+    """Turn Nagle's algorithm off: a batch of frames is as large as it will get."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _set_unix_buffers(sock: socket.socket) -> None:
+    """Raise both buffers: past net.core.{w,r}mem_max for root, up to it for others."""
+    for forced, option in _BUFFER_OPTIONS:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, forced, UNIX_BUFFER)
+        except OSError:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, option, UNIX_BUFFER)
+
+
+def _vsock_socket(endpoint: Endpoint) -> socket.socket:
+    """Make a socket whose accepted or own connection has the large buffer (vsock(7))."""
+    if not hasattr(socket, "AF_VSOCK"):
+        raise EndpointError(f"{endpoint}: this system has no vsock sockets")
+    sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    try:
+        size = _U64.pack(VSOCK_BUFFER)
+        sock.setsockopt(socket.AF_VSOCK, socket.SO_VM_SOCKETS_BUFFER_MAX_SIZE, size)
+        sock.setsockopt(socket.AF_VSOCK, socket.SO_VM_SOCKETS_BUFFER_SIZE, size)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

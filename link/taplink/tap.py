@@ -1,0 +1,200 @@
+"""Opens a tap, the kernel's Ethernet device whose cable is a file descriptor.
+
+A frame is one `read` or one `write` of the descriptor.  With IFF_VNET_HDR a virtio-net header
+stands before it (`vnet`), and the kernel hands over what it did not segment or checksum, as far as
+TUNSETOFFLOAD allows; what is written may always be unfinished.  Of the header's twelve bytes the
+kernel before 6.14 fills ten and leaves `num_buffers` as it was in the buffer; nobody reads it.
+
+Addresses, MTU and state of the device are set over netlink, elsewhere.  Linux only; see
+Documentation/networking/tuntap.rst and linux/if_tun.h.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+from struct import Struct
+from types import TracebackType
+from typing import Self
+
+from taplink import vnet
+from taplink.vnet import Offload
+
+DEVICE = "/dev/net/tun"
+MAX_NAME = 15
+"""IFNAMSIZ with its closing zero is 16 bytes (linux/if.h)."""
+
+TUNSETIFF = 0x400454CA
+TUNSETOFFLOAD = 0x400454D0
+TUNGETIFF = 0x800454D2
+TUNSETVNETHDRSZ = 0x400454D8
+TUNSETVNETLE = 0x400454DC
+
+IFF_TAP = 0x0002
+IFF_MULTI_QUEUE = 0x0100
+IFF_NO_PI = 0x1000
+IFF_VNET_HDR = 0x4000
+IFF_TUN_EXCL = 0x8000
+"""Fail with EBUSY when the interface exists."""
+
+_IFREQ = Struct("16sH22x")  # struct ifreq with ifr_flags; 40 bytes on 64-bit machines
+_INT = Struct("i")
+
+_TSO = Offload.CSUM | Offload.TSO4 | Offload.TSO6
+_OFFERS = (
+    _TSO | Offload.TSO_ECN | Offload.USO4 | Offload.USO6,  # Linux 6.2 and later
+    _TSO | Offload.TSO_ECN,
+    _TSO,
+    Offload.CSUM,
+)
+"""What the kernel is asked for, the largest set first: it refuses a set with a bit it lacks."""
+
+
+class TapError(Exception):
+    """The tap cannot be opened or set up; one line with the interface's name and the reason."""
+
+
+class Tap:
+    """An open tap.
+
+    `offload` is the set the kernel may leave undone in what is read; `vnet_hdr` tells whether
+    frames have the virtio-net header.  The descriptor does not block and belongs to the object.
+    """
+
+    __slots__ = ("fd", "name", "offload", "vnet_hdr")
+
+    def __init__(self, fd: int, name: str, vnet_hdr: bool) -> None:
+        """Take over a descriptor that is attached already; `open_tap` is the usual way."""
+        self.fd = fd
+        self.name = name
+        self.vnet_hdr = vnet_hdr
+        self.offload = Offload.NONE
+
+    def set_offload(self, offload: Offload) -> None:
+        """Set exactly what the kernel may leave undone from now on.
+
+        Frames queued before keep the shape they have.  Raises TapError when the kernel lacks one
+        of the offloads, or when the tap has no virtio-net header to describe them with.
+        """
+        if self.vnet_hdr:
+            try:
+                fcntl.ioctl(self.fd, TUNSETOFFLOAD, int(offload))
+            except OSError as error:
+                raise _error(self.name, error) from error
+        elif offload:
+            raise TapError(f"{self.name}: no virtio-net header, so no offloads")
+        self.offload = offload
+
+    def set_largest_offload(self) -> None:
+        """Set the largest set the kernel takes."""
+        for offload in _OFFERS if self.vnet_hdr else ():
+            try:
+                self.set_offload(offload)
+            except TapError:
+                continue
+            return
+        self.set_offload(Offload.NONE)
+
+    def close(self) -> None:
+        """Detach; the interface is gone with it unless it is a persistent one."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_tap(name: str, *, preexisting: bool = False) -> Tap:
+    """Open the tap `name` with the largest set of offloads the kernel takes.
+
+    With `preexisting` the interface must exist, and needs no privilege when it belongs to the
+    user; without it the interface must not exist, as another program's settings would be on it.
+    Raises TapError.
+    """
+    check_name(name)
+    try:
+        fd = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise TapError(f"{DEVICE}: {error.strerror}") from error
+    try:
+        tap = Tap(fd, name, _take(fd, name) if preexisting else _create(fd, name))
+        if tap.vnet_hdr:
+            fcntl.ioctl(fd, TUNSETVNETHDRSZ, _INT.pack(vnet.SIZE))
+            fcntl.ioctl(fd, TUNSETVNETLE, _INT.pack(1))
+        tap.set_largest_offload()
+    except OSError as error:
+        os.close(fd)
+        raise _error(name, error) from error
+    except TapError:
+        os.close(fd)
+        raise
+    return tap
+
+
+def check_name(name: str) -> None:
+    """Raise TapError unless the kernel takes `name` for an interface (dev_valid_name)."""
+    encoded = os.fsencode(name)
+    if not 0 < len(encoded) <= MAX_NAME:
+        raise TapError(f"{name!r}: an interface's name has 1 to {MAX_NAME} bytes")
+    if name in (".", "..") or any(char in "/:%\0" or char.isspace() for char in name):
+        raise TapError(f"{name!r} is no name of an interface")
+
+
+def _create(fd: int, name: str) -> bool:
+    try:
+        return _attach(fd, name, IFF_TUN_EXCL)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        reason = "the interface exists already; -preexisting takes it as it is"
+        raise TapError(f"{name}: {reason}") from error
+
+
+def _take(fd: int, name: str) -> bool:
+    # Not by /sys/class/net: a mount of sysfs shows the network namespace it was made in.
+    try:
+        socket.if_nametoindex(name)
+    except OSError as error:
+        raise TapError(f"{name}: there is no such interface") from error
+    try:
+        return _attach(fd, name, 0)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    try:
+        return _attach(fd, name, IFF_MULTI_QUEUE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise TapError(f"{name}: the interface is not a tap") from error
+
+
+def _attach(fd: int, name: str, flags: int) -> bool:
+    """Attach the descriptor to the interface; returns whether frames have a virtio-net header.
+
+    A further queue of a tap that somebody holds open keeps that opener's choice, so what was
+    asked for is not what counts.
+    """
+    flags |= IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
+    fcntl.ioctl(fd, TUNSETIFF, _IFREQ.pack(os.fsencode(name), flags))
+    _, actual = _IFREQ.unpack(fcntl.ioctl(fd, TUNGETIFF, bytes(_IFREQ.size)))
+    return bool(actual & IFF_VNET_HDR)
+
+
+_REASONS = {
+    errno.EPERM: "not permitted; opening a tap takes CAP_NET_ADMIN or its ownership",
+    errno.EBUSY: "in use by another program",
+}
+
+
+def _error(name: str, error: OSError) -> TapError:
+    return TapError(f"{name}: {_REASONS.get(error.errno or 0, error.strerror)}")
