@@ -40,7 +40,7 @@ class Udp:
     def __init__(self, config: StackConfig, counters: StackCounters, ip: Ip) -> None:
         self._config = config
         self._counters = counters
-        self._ip = ip
+        self.ip = ip
         self.handlers: dict[tuple[bytes, int], DatagramHandler] = {}
         self.forward: DatagramHandler | None = None
         ip.protocols[ipv4.PROTOCOL_UDP] = self.receive
@@ -66,7 +66,7 @@ class Udp:
         if handler is None and packet.to_us and any(source):
             if destination == self._config.gateway:
                 counters.udp_unreachable += 1
-                self._ip.send_unreachable(packet, icmp.PORT_UNREACHABLE)
+                self.ip.send_unreachable(packet, icmp.PORT_UNREACHABLE)
                 return
             handler = self.forward
         if handler is not None:
@@ -101,4 +101,4 @@ class Udp:
         head = udp.HEADER.pack(source_port, port, length, 0)
         total = pseudo + ones_sum(head, udp.SIZE) + ones_sum(payload, len(payload))
         head = udp.HEADER.pack(source_port, port, length, checksum(total))
-        self._ip.send(station, source, destination, ipv4.PROTOCOL_UDP, head + payload, mac=mac)
+        self.ip.send(station, source, destination, ipv4.PROTOCOL_UDP, head + payload, mac=mac)

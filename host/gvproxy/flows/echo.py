@@ -1,0 +1,97 @@
+"""Guests' pings to the outside, through unprivileged ping sockets (icmp(7), ping_group_range).
+
+The kernel gives each socket its own identifier, so there is a socket for each identifier of a
+guest.  Where ping sockets are not allowed, that is said once and pings are dropped.
+"""
+
+import logging
+import socket
+from asyncio import AbstractEventLoop
+
+from gvproxy.flows.destinations import Destinations
+from gvproxy.flows.mapping import Mapping
+from gvproxy.flows.table import MappingTable
+from gvproxy.stack.ip import EchoRequest, Ip
+from gvproxy.stack.port import Station
+from gvproxy.stack.stack import Stack
+from gvproxy.wire import icmp, ipv4
+
+log = logging.getLogger(__name__)
+
+IDLE_TIMEOUT = 60.0  # seconds; RFC 5508 REQ-1
+SWEEP_INTERVAL = 10.0
+MAX_SESSIONS = 256
+
+
+class EchoFlows:
+    """All ping sessions of a stack."""
+
+    def __init__(self, stack: Stack, loop: AbstractEventLoop, destinations: Destinations) -> None:
+        self.sessions: MappingTable[tuple[bytes, int], EchoSession] = MappingTable(
+            loop, MAX_SESSIONS, SWEEP_INTERVAL
+        )
+        self._stack = stack
+        self._loop = loop
+        self._destinations = destinations
+        self._warned = False
+        stack.ip.forward_echo = self._forward
+
+    def _forward(self, request: EchoRequest, now: float) -> None:
+        packet = request.packet
+        host = self._destinations.resolve(packet.destination)
+        if host is None:
+            self._stack.ip.send_unreachable(packet, icmp.ADMIN_PROHIBITED)
+            return
+        key = (packet.source, request.identifier)
+        session = self.sessions.use(key, now)
+        if session is None:
+            try:
+                session = EchoSession(self._loop, self._stack.ip, packet.station, *key)
+            except OSError as error:
+                self._warn(error)
+                return
+            self.sessions.add(key, session, now)
+        session.send(request, host)
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "guests cannot ping the outside: no ping socket (%s; net.ipv4.ping_group_range)",
+                error.strerror,
+            )
+
+    def close(self) -> None:
+        """End all sessions."""
+        self.sessions.close()
+
+
+class EchoSession(Mapping):
+    """One identifier of a guest's pings, and its socket on the host."""
+
+    __slots__ = ("_guest", "_identifier")
+
+    def __init__(
+        self, loop: AbstractEventLoop, ip: Ip, station: Station, guest: bytes, identifier: int
+    ) -> None:
+        sock = socket.socket(
+            socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP
+        )
+        super().__init__(loop, ip, station, sock, IDLE_TIMEOUT)
+        self._guest = guest
+        self._identifier = identifier
+
+    def send(self, request: EchoRequest, host: str) -> None:
+        """Send a guest's ping to `host`; the kernel puts its own identifier in."""
+        message = icmp.build(icmp.ECHO_REQUEST, 0, request.sequence, request.payload)
+        self._send(message, (host, 0), request.packet)
+
+    def _arrived(self, payload: bytes, source: bytes, port: int) -> None:
+        if len(payload) >= icmp.SIZE and payload[0] == icmp.ECHO_REPLY:
+            rest = self._identifier << 16 | int.from_bytes(payload[6:8], "big")
+            body = payload[icmp.SIZE :]
+            self._ip.send_echo_reply(self._station, source, self._guest, rest, body)
+
+    def _quote(self, destination: bytes, port: int) -> bytes:
+        header = ipv4.build_header(self._guest, destination, ipv4.PROTOCOL_ICMP, icmp.SIZE)
+        return header + icmp.build(icmp.ECHO_REQUEST, 0, self._identifier << 16, b"")

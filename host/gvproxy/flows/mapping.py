@@ -1,0 +1,108 @@
+"""One socket on the host that stands for a guest's own: what UDP and ping have in common.
+
+Whom the guest has sent to is remembered with the address the guest calls it by; only they get in,
+and their ICMP errors are passed on as the guest's kernel would have had them.
+"""
+
+import socket
+from abc import ABC, abstractmethod
+from asyncio import AbstractEventLoop
+
+from gvproxy.flows import errqueue
+from gvproxy.flows.unreachable import code_for
+from gvproxy.stack.ip import Ip, Packet
+from gvproxy.stack.port import Station
+from gvproxy.wire import icmp
+
+MAX_PEERS = 1024
+"""Addresses a mapping lets in; the one added first is forgotten for another."""
+READS_PER_WAKEUP = 64
+_MAX_DATAGRAM = 65535
+
+
+class Mapping(ABC):
+    """An entry of `MappingTable`; owns its socket."""
+
+    __slots__ = ("_ip", "_loop", "_peers", "_sock", "_station", "idle_timeout", "used")
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        ip: Ip,
+        station: Station,
+        sock: socket.socket,
+        idle_timeout: float,
+    ) -> None:
+        """`sock` is non-blocking; seconds without use end the mapping."""
+        self._loop = loop
+        self._ip = ip
+        self._station = station
+        self._sock = sock
+        self._peers: dict[str, bytes] = {}  # host address → the address the guest calls it
+        self.used = 0.0  # the table's
+        self.idle_timeout = idle_timeout
+        errqueue.enable(sock)
+        loop.add_reader(sock.fileno(), self._readable)
+
+    def close(self) -> None:
+        """Give the socket back; called once, by the table."""
+        self._loop.remove_reader(self._sock.fileno())
+        self._sock.close()
+
+    def _send(self, payload: bytes | memoryview, address: tuple[str, int], packet: Packet) -> None:
+        """Send what came in `packet`, and tell the guest when the host cannot."""
+        self._station = packet.station
+        peers, host = self._peers, address[0]
+        if peers.get(host) != packet.destination:
+            if len(peers) >= MAX_PEERS:
+                del peers[next(iter(peers))]
+            peers[host] = packet.destination
+        for _ in range(2):
+            try:
+                self._sock.sendto(payload, address)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                # An earlier datagram's error is reported here as well: then this one was not sent.
+                if self._report_errors():
+                    continue
+                code = code_for(error.errno or 0)
+                if code is not None:
+                    self._ip.send_unreachable(packet, code)
+            return
+
+    def _readable(self) -> None:
+        peers = self._peers
+        for _ in range(READS_PER_WAKEUP):
+            try:
+                payload, (host, port, *_) = self._sock.recvfrom(_MAX_DATAGRAM)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                self._report_errors()
+                # libuv stops polling a descriptor that had an error; asking again starts it.
+                self._loop.remove_reader(self._sock.fileno())
+                self._loop.add_reader(self._sock.fileno(), self._readable)
+                return
+            source = peers.get(host)
+            if source is not None:
+                self._arrived(payload, source, port)
+
+    def _report_errors(self) -> bool:
+        """Pass on what ICMP told the host; say whether there was anything."""
+        errors = errqueue.drain(self._sock)
+        for error in errors:
+            host, port = error.address
+            destination = self._peers.get(host)
+            if destination is not None and error.kind == icmp.UNREACHABLE:
+                quote = self._quote(destination, port)
+                self._ip.send_error(self._station, destination, error.code, quote)
+        return bool(errors)
+
+    @abstractmethod
+    def _arrived(self, payload: bytes, source: bytes, port: int) -> None:
+        """Take what came from `source`, as the guest calls it."""
+
+    @abstractmethod
+    def _quote(self, destination: bytes, port: int) -> bytes:
+        """Return the beginning of a packet of the guest's to `destination`."""

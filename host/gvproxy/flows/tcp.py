@@ -1,0 +1,313 @@
+"""A guest's TCP connection and the host's socket it is joined to.
+
+The connection to the outside is made first: the guest's SYN is answered once it is known what the
+outside says, and is answered with that.  From then on each side is read only as far as the other
+takes it: `Connection.room` bounds what is read from the socket, and what the socket does not take
+stays in the window offered to the guest.
+
+Events: the guest's data and FIN come through `User`; the socket's through the loop.  A flow is
+over when both directions have ended, or when either side has reset.
+"""
+
+import errno
+import logging
+import socket
+from asyncio import AbstractEventLoop, TimerHandle
+from collections import deque
+from contextlib import suppress
+from itertools import islice
+from struct import Struct
+
+from gvproxy.flows.destinations import Destinations
+from gvproxy.flows.unreachable import code_for
+from gvproxy.stack.path import TcpPath
+from gvproxy.stack.stack import Stack
+from gvproxy.tcp import calls
+from gvproxy.tcp.connection import MAX_SEGMENT, Connection, End
+from gvproxy.wire import icmp
+
+log = logging.getLogger(__name__)
+
+MAX_PENDING = 8192
+"""Connections to the outside that are being made; beyond, a SYN is dropped and comes again."""
+READS_PER_WAKEUP = 4
+"""Super-frames read from one socket before the others get their turn."""
+MAX_VIEWS = 1024  # Linux: UIO_MAXIOV
+_RESET_ON_CLOSE = Struct("@ii").pack(1, 0)  # struct linger: on, 0 seconds
+
+
+class TcpFlows:
+    """Makes flows: to the outside for guests, and into the network for the forwarder."""
+
+    def __init__(
+        self,
+        stack: Stack,
+        loop: AbstractEventLoop,
+        destinations: Destinations,
+        connect_timeout: float,
+    ) -> None:
+        """`connect_timeout` in seconds, for connections to the outside."""
+        self.stack = stack
+        self.loop = loop
+        self.pending = 0
+        self.open: set[TcpFlow] = set()
+        self._destinations = destinations
+        self._connect_timeout = connect_timeout
+        stack.connections.forward = self._forward
+
+    def _forward(self, connection: Connection, path: TcpPath, now: float) -> None:
+        host = self._destinations.resolve(path.address)
+        if host is None:
+            self.stack.connections.unreachable(connection, icmp.ADMIN_PROHIBITED, now)
+        else:
+            self.connect(connection, (host, path.port), now)
+
+    def connect(self, connection: Connection, address: tuple[str, int], now: float) -> None:
+        """Join a guest's connection, in LISTEN, to a new one to `address` of the host's network."""
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        if self.pending >= MAX_PENDING:
+            calls.drop(connection, now)
+            return
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError as error:
+            log.warning("no socket for a connection to %s: %s", address[0], error)
+            calls.drop(connection, now)  # its SYN comes again, when there may be one
+            return
+        flow = TcpFlow(self, connection, sock)
+        flow.connect(address, self._connect_timeout, now)
+
+    def dial(self, sock: socket.socket, address: bytes, port: int) -> None:
+        """Join a host's connected socket, which the flow owns from now on, to a guest's port."""
+        sock.setblocking(False)
+        now = self.loop.time()
+        flow = TcpFlow(self, None, sock)
+        try:
+            flow.connection = self.stack.connections.open(flow, address, port, now)
+        except OSError as error:
+            log.warning("no connection to the guest: %s", error)
+            flow.discard(reset=True)
+
+    def close(self) -> None:
+        """Reset every flow on both of its sides."""
+        now = self.loop.time()
+        for flow in list(self.open):
+            flow.abort(now)
+
+
+class TcpFlow:
+    """Implements `gvproxy.tcp.connection.User`."""
+
+    __slots__ = (
+        "_eof",
+        "_fd",
+        "_flows",
+        "_loop",
+        "_pending",
+        "_reading",
+        "_sock",
+        "_timer",
+        "connection",
+    )
+
+    def __init__(self, flows: TcpFlows, connection: Connection | None, sock: socket.socket) -> None:
+        self._flows = flows
+        self._loop = flows.loop
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._pending: deque[bytes] | None = None  # from the guest, for the socket
+        self._eof = False  # the guest has ended its direction
+        self._reading = False
+        self._timer: TimerHandle | None = None
+        self.connection = connection
+        flows.open.add(self)
+
+    # Making the connection to the outside
+
+    def connect(self, address: tuple[str, int], timeout: float, now: float) -> None:
+        """Begin to connect the socket; the guest is answered when that is decided."""
+        connection = self.connection
+        assert connection is not None
+        connection.user = self
+        error = self._sock.connect_ex(address)
+        if error == errno.EINPROGRESS:
+            # On the host itself it is already decided: asking again costs less than the loop.
+            error = self._sock.connect_ex(address)
+        if error in (errno.EALREADY, errno.EINPROGRESS):
+            self._flows.pending += 1
+            self._timer = self._loop.call_later(timeout, self._connect_timed_out)
+            self._loop.add_writer(self._fd, self._connect_decided)
+        else:
+            self._connected(error, now)
+
+    def _end_wait(self) -> None:
+        if self._timer is not None:
+            self._flows.pending -= 1
+            self._loop.remove_writer(self._fd)
+            self._timer.cancel()
+            self._timer = None
+
+    def _connect_decided(self) -> None:
+        self._end_wait()
+        error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        self._connected(error, self._loop.time())
+
+    def _connect_timed_out(self) -> None:
+        self._end_wait()
+        self._connected(errno.ETIMEDOUT, self._loop.time())
+
+    def _connected(self, error: int, now: float) -> None:
+        connection = self.connection
+        assert connection is not None
+        if not error:
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            calls.accept(connection, now)
+            return
+        connection.user = None
+        code = code_for(error)
+        if error == errno.ECONNREFUSED:
+            calls.abort(connection, now)
+        elif code is not None:
+            self._flows.stack.connections.unreachable(connection, code, now)
+        else:  # timed out: the guest's own SYNs run out as they would on the host
+            calls.drop(connection, now)
+        self.discard(reset=False)
+
+    # What the guest does (gvproxy.tcp.connection.User)
+
+    def established(self, now: float) -> None:
+        self._reading = True
+        self._loop.add_reader(self._fd, self._readable)
+
+    def received(self, views: list[memoryview | bytes], now: float) -> int:
+        done = 0
+        if self._pending is None:
+            try:
+                if len(views) == 1:
+                    done = self._sock.send(views[0])
+                else:
+                    done = self._sock.sendmsg(views[:MAX_VIEWS])
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError:
+                self.abort(now)
+                return 0
+        skip = done
+        for view in views:
+            size = len(view)
+            if skip >= size:
+                skip -= size
+                continue
+            if self._pending is None:
+                self._pending = deque()
+                self._loop.add_writer(self._fd, self._writable)
+            self._pending.append(bytes(view[skip:]))
+            skip = 0
+        return done
+
+    def received_eof(self, now: float) -> None:
+        self._eof = True
+        if self._pending is None:
+            self._shutdown()
+
+    def writable(self, now: float) -> None:
+        self._pump(now)
+
+    def ended(self, end: End, now: float) -> None:
+        self.connection = None
+        self._stop_reading()
+        if end is not End.DONE:
+            self.discard(reset=True)
+        elif self._pending is None:
+            self.discard(reset=False)
+
+    # What the socket does
+
+    def _readable(self) -> None:
+        self._pump(self._loop.time())
+
+    def _pump(self, now: float) -> None:
+        """Read from the socket what the guest takes, up to the budget."""
+        connection, recv = self.connection, self._sock.recv
+        assert connection is not None
+        largest = MAX_SEGMENT - MAX_SEGMENT % connection.mss
+        for _ in range(READS_PER_WAKEUP):
+            size = min(connection.room(now), largest)
+            if not size:
+                self._stop_reading()  # until `writable`
+                return
+            try:
+                data = recv(size)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:
+                self.abort(now)
+                return
+            if not data:
+                self._stop_reading()
+                calls.shutdown(connection, now)
+                return
+            calls.send(connection, data, now)
+            if len(data) < size:
+                break
+        if not self._reading:
+            self._reading = True
+            self._loop.add_reader(self._fd, self._readable)
+
+    def _stop_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._fd)
+
+    def _writable(self) -> None:
+        pending = self._pending
+        assert pending is not None
+        now = self._loop.time()
+        try:
+            count = self._sock.sendmsg(list(islice(pending, MAX_VIEWS)))
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.abort(now)
+            return
+        left = count
+        while pending and left >= len(pending[0]):
+            left -= len(pending.popleft())
+        if left:
+            pending[0] = pending[0][left:]
+        if not pending:
+            self._pending = None
+            self._loop.remove_writer(self._fd)
+            if self._eof:
+                self._shutdown()
+        if self.connection is not None:
+            calls.consumed(self.connection, count, now)
+        elif self._pending is None:
+            self.discard(reset=False)
+
+    def _shutdown(self) -> None:
+        with suppress(OSError):  # the other side has reset: reading tells
+            self._sock.shutdown(socket.SHUT_WR)
+
+    # The end
+
+    def abort(self, now: float) -> None:
+        """Reset both sides."""
+        connection, self.connection = self.connection, None
+        self.discard(reset=True)
+        if connection is not None:
+            connection.user = None
+            calls.abort(connection, now)
+
+    def discard(self, *, reset: bool) -> None:
+        """Close the socket, with a reset where the other side must not take it for a clean end."""
+        self._end_wait()
+        self._stop_reading()
+        if self._pending is not None:
+            self._pending = None
+            self._loop.remove_writer(self._fd)
+        if reset:
+            with suppress(OSError):
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._sock.close()
+        self._flows.open.discard(self)
