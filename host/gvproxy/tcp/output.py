@@ -13,6 +13,14 @@ It waits only on connections whose answers have carried one before, and two full
 wait, so a guest that holds back a second small write (Nagle) loses ten milliseconds at the worst.
 """
 
+_SENDING = (
+    State.ESTABLISHED,
+    State.FIN_WAIT_1,
+    State.CLOSE_WAIT,
+    State.CLOSING,
+    State.LAST_ACK,
+)
+
 
 def emit(c: Connection, seq: int, flags: int, payload: bytes | memoryview, now: float) -> None:
     """Send one segment from `seq` on with the current acknowledgment and window."""
@@ -145,7 +153,7 @@ def flush(c: Connection, now: float) -> None:
             user.ended(End.DONE, now)
     if c.state is State.CLOSED:
         return
-    if c.snd_nxt < c.out.end or (c.fin_queued and c.snd_nxt == c.out.end):
+    if (c.snd_nxt < c.out.end or (c.fin_queued and c.snd_nxt == c.out.end)) and c.state in _SENDING:
         transmit(c, now)
     if c.wants_room and c.user is not None:
         c.wants_room = False
