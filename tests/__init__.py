@@ -1,0 +1,1 @@
+"""Tests, the demonstration and the benchmark; `tests.lab` is what they share."""
