@@ -1,0 +1,58 @@
+# What can be typed here: run, test, check, bench, clean.  Each works from a clean clone; CONTRIBUTING.md
+# says what they need.  System packages are the business of tests/lab/require.sh.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+REQUIRE := PYTHON=$(PYTHON) tests/lab/require.sh
+
+# Tests marked `root` run as root, or as root of a user namespace where the kernel allows one.
+ifneq ($(shell id -u),0)
+AS_ROOT := unshare --user --map-root-user --net --mount
+endif
+
+export PATH := $(PATH):/usr/sbin:/sbin
+
+.PHONY: run test check lint bench clean
+.DEFAULT_GOAL := check
+
+$(STAMP): pyproject.toml
+	@$(REQUIRE) venv
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# A guest on the network, shown from inside.  STAY=1 leaves it up, with a shell in the guest.
+run: $(STAMP)
+	@$(REQUIRE) nsenter ip ping curl
+	@$(BIN)/python -m tests.demo $(if $(STAY),--stay)
+
+# Everything: the linters, and all tests with those that need root.
+test: lint
+	@$(REQUIRE) nsenter ip ping curl dig
+	@$(AS_ROOT) true || { \
+	  echo "make test needs root, or a kernel that allows user namespaces: type sudo make test" >&2; \
+	  exit 1; }
+	@$(BIN)/pytest -m "not root"
+	@$(AS_ROOT) $(BIN)/pytest -m root
+
+# The quick loop: the linters, and the tests that need no root.
+check: lint
+	@$(BIN)/pytest -m "not root"
+
+lint: $(STAMP)
+	@$(BIN)/ruff format --quiet --check || { $(BIN)/ruff format --diff; exit 1; }
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --no-cache
+
+# Against plain loopback, slirp4netns and pasta.  SECONDS=3 per measurement, ROUNDS=3, ONLY=tcp1,...
+bench: $(STAMP)
+	@$(REQUIRE) nsenter ip ping iperf3 nginx wrk
+	@$(REQUIRE) --optional slirp4netns pasta
+	@$(BIN)/python -m tests.bench $(if $(SECONDS),--seconds $(SECONDS)) \
+	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
+
+clean:
+	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bench.json
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
