@@ -1,0 +1,112 @@
+"""Who has which address: the bindings of the DHCP server, bounded in number.
+
+Addresses are integers here, for a pool that may span a /8 is counted through and never listed.
+A client is known by its key, its client identifier (RFC 2131 §2.1); a static lease belongs to a
+MAC address.  A binding that has run out stays until its address is needed, so that a guest that
+comes back finds its own again.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+MAX_LEASES = 1024
+"""As many as the switch has places for stations."""
+
+
+@dataclass(slots=True)
+class Lease:
+    """One binding; `key` is None for an address found in use by somebody unknown.
+
+    `bound` tells a lease from an offer that nobody has asked for yet.  `expires` is in seconds.
+    """
+
+    address: int
+    key: bytes | None
+    mac: bytes
+    expires: float
+    bound: bool
+
+
+class LeaseTable:
+    """The bindings of one network."""
+
+    def __init__(
+        self, network: IPv4Network, reserved: frozenset[int], static: Mapping[bytes, int]
+    ) -> None:
+        """`reserved` addresses are never leased; `static` maps MAC addresses to their own."""
+        self._first = int(network.network_address) + 1
+        self._end = int(network.broadcast_address)
+        self._reserved = reserved
+        self._static = static
+        self._owned = frozenset(static.values())
+        self._next = self._first  # no address from here on was ever leased by `choose`
+        self._by_address: dict[int, Lease] = {}
+        self._by_key: dict[bytes, Lease] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_address)
+
+    def choose(self, key: bytes, mac: bytes, wanted: int, now: float) -> int | None:
+        """Return the address to offer to a client; None when all are taken (RFC 2131 §4.3.1).
+
+        `wanted` is what the client asks for, or 0.
+        """
+        if mac in self._static:
+            return self._static[mac]
+        own = self._by_key.get(key)
+        for address in (own.address if own is not None else 0, wanted):
+            if self.available(address, key, mac, now):
+                return address
+        if len(self._by_address) < MAX_LEASES:
+            while self._next < self._end:
+                address = self._next
+                if address not in self._by_address and self.available(address, key, mac, now):
+                    return address
+                self._next += 1
+        return self._oldest_expired(now)
+
+    def available(self, address: int, key: bytes, mac: bytes, now: float) -> bool:
+        """Tell whether the client may have this very address."""
+        if mac in self._static:
+            return address == self._static[mac]
+        if not self._first <= address < self._end:
+            return False
+        if address in self._reserved or address in self._owned:
+            return False
+        lease = self._by_address.get(address)
+        if lease is None:
+            return len(self._by_address) < MAX_LEASES or key in self._by_key
+        return lease.key == key or lease.expires <= now
+
+    def put(self, lease: Lease) -> None:
+        """Enter a binding in place of those its client and its address had."""
+        self._drop(self._by_address.get(lease.address))
+        if lease.key is not None:
+            self._drop(self._by_key.get(lease.key))
+            self._by_key[lease.key] = lease
+        self._by_address[lease.address] = lease
+
+    def find(self, key: bytes) -> Lease | None:
+        """Return the client's binding, which may have run out."""
+        return self._by_key.get(key)
+
+    def bound(self, now: float) -> Iterator[Lease]:
+        """Go through the leases that are in force."""
+        for lease in self._by_address.values():
+            if lease.bound and lease.expires > now:
+                yield lease
+
+    def _drop(self, lease: Lease | None) -> None:
+        if lease is not None:
+            del self._by_address[lease.address]
+            if lease.key is not None:
+                del self._by_key[lease.key]
+
+    def _oldest_expired(self, now: float) -> int | None:
+        expired = [
+            lease
+            for lease in self._by_address.values()
+            if lease.expires <= now and lease.address not in self._owned
+        ]
+        return min(expired, key=lambda lease: lease.expires).address if expired else None
