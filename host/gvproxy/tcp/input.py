@@ -90,6 +90,7 @@ def _take_syn(c: Connection, segment: Segment) -> None:
     c.mss = c.congestion.mss = mss
     if options.window_shift is None:
         c.rcv_shift = 0
+        c.rcv_limit = min(c.rcv_limit, 0xFFFF)
     else:
         c.snd_shift = options.window_shift
 
@@ -113,6 +114,7 @@ def _syn_sent(c: Connection, segment: Segment, now: float) -> None:
     if not flags & wire.SYN:
         return
     _take_syn(c, segment)
+    c.rcv_adv += min(c.rcv_limit, 0xFFFF)  # what our SYN offered
     c.snd_wnd = segment.window
     if acceptable:
         c.snd_una = c.snd_nxt
@@ -180,12 +182,16 @@ def _check_timestamp(c: Connection, segment: Segment) -> bool:
 
 
 def _check_sequence(c: Connection, segment: Segment, seq: int) -> bool:
-    """First, check sequence number: the four cases of RFC 9293 table 6."""
+    """First, check sequence number: the four cases of RFC 9293 table 6.
+
+    Deviation: a segment without text is acceptable at the right edge too, as in Linux.  There
+    stand the acknowledgments of a guest that has filled the window and lost a part of it.
+    """
     length = len(segment.payload) + bool(segment.flags & wire.FIN) + bool(segment.flags & wire.SYN)
     nxt = c.rcv_nxt
     window = c.rcv_adv - nxt
     if not length:
-        return seq == nxt if window <= 0 else nxt <= seq < nxt + window
+        return nxt <= seq <= nxt + window
     if window <= 0:
         # MUST-66: the ACK and a RST still count; the text is trimmed to nothing later.
         return seq == nxt and not segment.flags & wire.SYN
@@ -373,6 +379,8 @@ def deliver(c: Connection, payload: bytes | memoryview, now: float) -> None:
 
 def _process_fin(c: Connection, now: float) -> None:
     c.rcv_nxt += 1
+    if c.rcv_adv < c.rcv_nxt:
+        c.rcv_adv = c.rcv_nxt  # a FIN takes no buffer: it is welcome in a closed window
     c.fin_seen = True
     c.ack = Ack.NOW
     if c.state is State.ESTABLISHED:

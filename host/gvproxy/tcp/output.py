@@ -27,13 +27,19 @@ def emit(c: Connection, seq: int, flags: int, payload: bytes | memoryview, now: 
     nxt = c.rcv_nxt
     # Receiver's silly-window avoidance (RFC 9293 §3.8.6.2.2): the edge moves in steps.
     edge = nxt + c.rcv_limit - c.rcv_held
-    if edge - c.rcv_adv >= c.mss or edge - c.rcv_adv >= c.rcv_limit >> 1:
+    growth = edge - c.rcv_adv
+    if growth >= c.mss or growth >= c.rcv_limit >> 1:
         c.rcv_adv = edge
     # Rounded up, for rounding down would take back what was promised (RFC 7323 §2.4).
     window = -((nxt - c.rcv_adv) >> c.rcv_shift)
     if window > 0xFFFF:
         window = 0xFFFF
-    c.rcv_adv = nxt + (window << c.rcv_shift)
+    rounded = nxt + (window << c.rcv_shift)
+    if c.rcv_adv < rounded > edge + (c.rcv_limit >> 4):
+        # Yet a guest that sends less than one unit at a time must not push the edge for ever.
+        window -= 1
+    else:
+        c.rcv_adv = rounded
     options = (
         wire.TIMESTAMPS.pack(
             wire.TIMESTAMPS_WORD, (int(now * 1000) + c.ts_offset) & MASK, c.ts_recent
@@ -41,16 +47,19 @@ def emit(c: Connection, seq: int, flags: int, payload: bytes | memoryview, now: 
         if c.timestamps
         else b""
     )
+    mss = c.mss
     if c.early and c.sack:
         blocks = c.early.blocks(3 if c.timestamps else 4)
-        options += wire.build_sack([(left & MASK, right & MASK) for left, right in blocks])
+        sack = wire.build_sack([(left & MASK, right & MASK) for left, right in blocks])
+        options += sack
+        mss -= len(sack)  # RFC 6691 §2: what options take, the payload gives
     if payload and c.ack is Ack.DELAYED:
         c.interactive = True
     c.rcv_acked = nxt
     c.ack = Ack.NONE
     c.ack_at = inf
     c.counters.segments_out += 1
-    c.path.send(seq & MASK, nxt & MASK, flags, window, options, payload, c.mss)
+    c.path.send(seq & MASK, nxt & MASK, flags, window, options, payload, mss)
 
 
 def emit_syn(c: Connection, now: float) -> None:
@@ -79,7 +88,18 @@ def emit_syn(c: Connection, now: float) -> None:
 
 def acknowledge(c: Connection, now: float) -> None:
     """Send an acknowledgment without data."""
-    emit(c, c.snd_nxt, wire.ACK, b"", now)
+    emit(c, acceptable_seq(c), wire.ACK, b"", now)
+
+
+def acceptable_seq(c: Connection) -> int:
+    """Return the number for a segment without text: behind all that was sent, in the window.
+
+    `snd_nxt` would be wrong after a timeout, when it falls back: the guest takes no
+    acknowledgment from a segment that lies before its window.
+    """
+    if c.snd_max - c.snd_una > c.snd_wnd:
+        return c.snd_una + c.snd_wnd
+    return c.snd_max
 
 
 def sent(c: Connection, nxt: int, now: float) -> None:
@@ -181,7 +201,8 @@ def reset(c: Connection) -> None:
             c.mss,
         )
     elif c.state is not State.SYN_SENT:
-        c.path.send(c.snd_nxt & MASK, c.rcv_nxt & MASK, wire.RST | wire.ACK, 0, b"", b"", c.mss)
+        seq = acceptable_seq(c)
+        c.path.send(seq & MASK, c.rcv_nxt & MASK, wire.RST | wire.ACK, 0, b"", b"", c.mss)
 
 
 def close(c: Connection, end: End, now: float) -> None:

@@ -88,11 +88,8 @@ WAYS = {
 }
 
 
-def enter(trace: Trace, state: str) -> Trace:
-    """Bring a fresh trace into `state`."""
-    if state == "SYN_SENT":
-        trace.bench.c.state = State.CLOSED
-    else:
-        trace.bench.c.state = State.LISTEN
-    trace(WAYS[state])
+def enter(trace: Trace, state: str, options: str = OPTIONS) -> Trace:
+    """Bring a fresh trace into `state`, with a guest whose SYN has `options`."""
+    trace.bench.c.state = State.CLOSED if state == "SYN_SENT" else State.LISTEN
+    trace(WAYS[state].replace(OPTIONS, options))
     return trace(f"= state {state}")

@@ -80,7 +80,7 @@ class Trace:
         if kind in "<&":
             if kind == "<":
                 self._quiet()
-            self._batch.append(self._segment(rest))
+            self._batch.append(self.segment(rest))
             if following != "&":
                 batch, self._batch = self._batch, []
                 self.bench.arrives(*batch)
@@ -110,7 +110,8 @@ class Trace:
             self._match(rest, entry)
         del self.bench.log[0]
 
-    def _segment(self, text: str) -> Segment:
+    def segment(self, text: str) -> Segment:
+        """Make a segment from the guest as an `<` line writes it."""
         match = _parse(text)
         flags = _flags(match)
         c = self.bench.c
