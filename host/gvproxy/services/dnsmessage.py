@@ -1,0 +1,121 @@
+"""The few fields of a DNS message (RFC 1035 §4.1) that deciding about a query takes.
+
+A query is read here rather than by dnslib, which follows compression pointers and decodes labels
+as text: a guest's query has to be safe to look at, and most of them are passed on unread.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from struct import Struct
+
+HEADER = Struct("!HHHHHH")  # id, flags, and the counts of questions, answers, authority, additional
+
+QR = 0x8000
+AA = 0x0400
+RD = 0x0100
+RA = 0x0080
+OPCODE_MASK = 0x7800
+RCODE_MASK = 0x000F
+
+TYPE_A = 1
+TYPE_OPT = 41
+TYPE_ANY = 255
+CLASS_IN = 1
+CLASS_ANY = 255
+
+MAX_NAME = 255
+MAX_LABEL = 63
+
+Labels = tuple[bytes, ...]
+"""A name, its labels in lower case, without the root's empty one."""
+
+_FIELDS = Struct("!HH")  # type, class
+_ROOT_OPT = b"\0" + TYPE_OPT.to_bytes(2, "big")
+
+
+class Rcode(IntEnum):
+    """RFC 1035 §4.1.1."""
+
+    NOERROR = 0
+    FORMERR = 1
+    SERVFAIL = 2
+    NXDOMAIN = 3
+    NOTIMP = 4
+    REFUSED = 5
+
+
+class MessageError(Exception):
+    """The message is no well-formed query."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a query asks.  `question` is its section as it came, in the client's spelling."""
+
+    ident: int
+    flags: int
+    labels: Labels
+    kind: int
+    klass: int
+    question: bytes
+    edns: bool
+
+
+def labels(name: str) -> Labels:
+    """Split a name written with dots, of which the last is optional."""
+    return tuple(name.lower().rstrip(".").encode().split(b".")) if name.strip(".") else ()
+
+
+def parse(message: bytes) -> Query:
+    """Read a query with one question; raises MessageError."""
+    if len(message) < HEADER.size:
+        raise MessageError
+    ident, flags, questions, answers, authority, additional = HEADER.unpack_from(message)
+    if flags & QR or questions != 1:
+        raise MessageError
+    name, position = _name(message, HEADER.size)
+    end = position + _FIELDS.size
+    if end > len(message):
+        raise MessageError
+    kind, klass = _FIELDS.unpack_from(message, position)
+    # Wherever EDNS is used, its record comes first; nobody signs what he asks a gateway.
+    edns = bool(additional) and not answers and not authority
+    edns = edns and message[end : end + 3] == _ROOT_OPT
+    return Query(ident, flags, name, kind, klass, message[HEADER.size : end], edns)
+
+
+def _name(message: bytes, position: int) -> tuple[Labels, int]:
+    """Read a name that is not compressed: in the first question there is nothing to point to."""
+    start = position
+    found: list[bytes] = []
+    while position < len(message) and position - start < MAX_NAME:
+        length = message[position]
+        position += 1
+        if not length:
+            return tuple(found), position
+        if length > MAX_LABEL:
+            break
+        found.append(message[position : position + length].lower())
+        position += length
+    raise MessageError
+
+
+def reply(query: Query, rcode: Rcode, *, authoritative: bool = False, answer: bytes = b"") -> bytes:
+    """Build a reply; `answer` is one resource record or none."""
+    flags = QR | RA | query.flags & (OPCODE_MASK | RD) | (AA if authoritative else 0) | rcode
+    head = HEADER.pack(query.ident, flags, 1, 1 if answer else 0, 0, int(query.edns))
+    return head + query.question + answer + (_OPT if query.edns else b"")
+
+
+def format_error(message: bytes) -> bytes | None:
+    """Answer what could not be parsed with FORMERR; None where that would be no query at all."""
+    if len(message) < HEADER.size:
+        return None
+    ident, flags, *_ = HEADER.unpack_from(message)
+    if flags & QR:
+        return None
+    return HEADER.pack(ident, QR | RA | flags & (OPCODE_MASK | RD) | Rcode.FORMERR, 0, 0, 0, 0)
+
+
+# RFC 6891 §6.1.2: root, OPT, the UDP size of DNS flag day 2020, no extended RCODE, flags or options
+_OPT = _ROOT_OPT + Struct("!HIH").pack(1232, 0, 0)

@@ -1,0 +1,201 @@
+"""The port forwarder: ports of the host that lead to ports of guests, over TCP.
+
+Here is the host's half: addresses are checked, sockets listen, connections are accepted.  Each
+accepted socket is handed to `dial`, which makes the connection to the guest.  Taking a port back
+ends the listening; connections that exist go on.
+"""
+
+import errno
+import logging
+import os
+import socket
+from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, ip_address
+from math import inf
+
+from gvproxy.errors import (
+    AlreadyExposedError,
+    BadPortError,
+    BadRemoteError,
+    ListenError,
+    NotExposedError,
+    NotSupportedError,
+    UnknownProtocolError,
+)
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 1024
+ACCEPTS_PER_WAKEUP = 64
+FULL_PAUSE = 0.5
+"""Seconds without accepting when there is no descriptor left."""
+LOG_INTERVAL = 60.0
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+Dial = Callable[[socket.socket, bytes, int], None]
+"""Joins a socket, which it owns from then on, to a guest's packed address and port."""
+
+
+class Protocol(StrEnum):
+    """What the API calls the kinds of forwards."""
+
+    TCP = "tcp"
+    UDP = "udp"
+    UNIX = "unix"
+    NPIPE = "npipe"
+
+
+@dataclass(slots=True, eq=False)
+class _Published:
+    """One published port."""
+
+    local: str
+    address: IPv4Address
+    port: int
+    listener: socket.socket
+    pause: TimerHandle | None = None
+
+    @property
+    def remote(self) -> str:
+        return f"{self.address}:{self.port}"
+
+
+class Forwarder:
+    """The published ports of one virtual network."""
+
+    def __init__(self, loop: AbstractEventLoop, subnet: IPv4Network, dial: Dial) -> None:
+        self._loop = loop
+        self._subnet = subnet
+        self._dial = dial
+        self._published: dict[str, _Published] = {}
+        self._logged = -inf
+
+    async def expose(
+        self, local: str, remote: str, protocol: str = Protocol.TCP, caller: str | None = None
+    ) -> None:
+        """Publish a guest's port; raises ForwarderError, and then nothing has changed.
+
+        `local` is `address:port` or `:port` for all addresses of the host.  `remote` is
+        `address:port` in the virtual network, or `:port` of the caller, whose address `caller` is.
+        """
+        _check(protocol)
+        if local in self._published:
+            raise AlreadyExposedError(protocol, local)
+        address, port = self._remote(remote, caller)
+        published = _Published(local, address, port, _listen(local))
+        self._published[local] = published
+        self._loop.add_reader(published.listener.fileno(), self._accept, published)
+        log.info("%s leads to %s", local, published.remote)
+
+    async def unexpose(self, local: str, protocol: str = Protocol.TCP) -> None:
+        """Take a published port back; raises ForwarderError."""
+        _check(protocol)
+        published = self._published.pop(local, None)
+        if published is None:
+            raise NotExposedError
+        self._end(published)
+        log.info("%s leads nowhere any more", local)
+
+    def all(self) -> list[dict[str, str]]:
+        """Return what is published, by local address, as the API shows it."""
+        return [
+            {"local": local, "remote": published.remote, "protocol": Protocol.TCP}
+            for local, published in sorted(self._published.items())
+        ]
+
+    def close(self) -> None:
+        """Take everything back."""
+        for published in self._published.values():
+            self._end(published)
+        self._published.clear()
+
+    def _remote(self, remote: str, caller: str | None) -> tuple[IPv4Address, int]:
+        host, separator, port = remote.rpartition(":")
+        if not separator:
+            raise BadRemoteError(f"remote {remote!r} has no port")
+        if not host and not caller:
+            raise BadRemoteError(f"remote {remote!r} has no address, and its caller is no guest")
+        try:
+            address = IPv4Address(host or caller or "")
+        except ValueError:
+            raise BadRemoteError(f"remote {remote!r} is no IPv4 address with a port") from None
+        if address not in self._subnet:
+            raise BadRemoteError(f"remote {address} is not in the virtual network {self._subnet}")
+        return address, _port(port)
+
+    def _accept(self, published: _Published) -> None:
+        for _ in range(ACCEPTS_PER_WAKEUP):
+            try:
+                sock, _ = published.listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_RESOURCES:
+                    self._pause(published, error)
+                    return
+                continue  # that one has gone already
+            sock.setblocking(False)
+            self._dial(sock, published.address.packed, published.port)
+
+    def _pause(self, published: _Published, error: OSError) -> None:
+        """Stop accepting for a while: the listener stays readable and would wake us at once."""
+        now = self._loop.time()
+        if now - self._logged >= LOG_INTERVAL:
+            self._logged = now
+            log.warning("cannot accept on %s: %s", published.local, error.strerror)
+        self._loop.remove_reader(published.listener.fileno())
+        published.pause = self._loop.call_later(FULL_PAUSE, self._resume, published)
+
+    def _resume(self, published: _Published) -> None:
+        published.pause = None
+        self._loop.add_reader(published.listener.fileno(), self._accept, published)
+
+    def _end(self, published: _Published) -> None:
+        if published.pause is not None:
+            published.pause.cancel()
+        self._loop.remove_reader(published.listener.fileno())
+        published.listener.close()
+
+
+def _check(protocol: str) -> None:
+    try:
+        known = Protocol(protocol)
+    except ValueError:
+        raise UnknownProtocolError(protocol) from None
+    if known is not Protocol.TCP:
+        raise NotSupportedError(f"protocol {protocol} is not supported yet")
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) <= 65535):
+        raise BadPortError(f"port {text!r} is not a number from 1 to 65535")
+    return int(text)
+
+
+def _listen(local: str) -> socket.socket:
+    """Open the listening socket; no address means every one of both families, as in Go."""
+    host, _, port_text = local.rpartition(":")
+    port = _port(port_text)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    try:
+        if host:
+            version = ip_address(host).version
+            family = socket.AF_INET6 if version == 6 else socket.AF_INET
+            sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        else:
+            dual = socket.has_dualstack_ipv6()
+            family = socket.AF_INET6 if dual else socket.AF_INET
+            sock = socket.create_server(
+                ("", port), family=family, backlog=BACKLOG, dualstack_ipv6=dual
+            )
+    except ValueError:
+        raise ListenError(f"cannot listen on {local!r}: it is no IP address with a port") from None
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ListenError(f"cannot listen on {local}: {reason}") from error
+    sock.setblocking(False)
+    return sock

@@ -1,0 +1,71 @@
+"""The host's resolv.conf(5): its name servers and search domains, as they are now.
+
+A VPN or a new network rewrites the file while we run.  Looking at it costs one `stat`, at most
+once a second and only when somebody asks: a host without queries is never woken.
+"""
+
+import os
+from ipaddress import ip_address
+from math import inf
+from pathlib import Path
+
+CHECK_INTERVAL = 1.0
+MAX_SERVERS = 3  # resolv.conf(5): MAXNS
+PORT = 53
+
+
+class ResolvConf:
+    """Follows the file at `path`; a file that is not there lists nothing."""
+
+    def __init__(self, path: Path = Path("/etc/resolv.conf"), port: int = PORT) -> None:
+        self._path = path
+        self._port = port
+        self._checked = -inf
+        self._seen: tuple[int, ...] | None = None
+        self._servers: tuple[tuple[str, int], ...] = ()
+        self._search: tuple[str, ...] = ()
+
+    def servers(self, now: float) -> tuple[tuple[str, int], ...]:
+        """Return address and port of the name servers, in the order they are to be asked."""
+        self._follow(now)
+        return self._servers
+
+    def search(self, now: float) -> tuple[str, ...]:
+        """Return the search domains, without their final dot."""
+        self._follow(now)
+        return self._search
+
+    def _follow(self, now: float) -> None:
+        if now - self._checked < CHECK_INTERVAL:
+            return
+        self._checked = now
+        try:
+            status = os.stat(self._path)
+            seen = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+            if seen == self._seen:
+                return
+            text = self._path.read_text(errors="replace")
+        except OSError:
+            seen, text = None, ""
+        self._seen = seen
+        self._read(text)
+
+    def _read(self, text: str) -> None:
+        servers: list[tuple[str, int]] = []
+        search: list[str] = []
+        for line in text.splitlines():
+            match line.split("#")[0].split(";")[0].split():
+                case ["nameserver", address, *_] if _is_address(address):
+                    servers.append((address, self._port))
+                case [("search" | "domain"), *names]:
+                    search = names  # the last line counts
+        self._servers = tuple(servers[:MAX_SERVERS])
+        self._search = tuple(name.rstrip(".") for name in search if name.strip("."))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True

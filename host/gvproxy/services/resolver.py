@@ -1,0 +1,202 @@
+"""Passes DNS queries on to the host's name servers over UDP, as they are.
+
+Each query goes out under a fresh random id from a socket of its own, connected to the server.  So
+the kernel picks an unpredictable port for every query and takes datagrams from that server alone
+(RFC 5452 §9), and a server that is not there is known by ECONNREFUSED instead of by waiting.  The
+price is a descriptor for each query in flight, and `limit` bounds them; a shared socket would need
+fewer and let an attacker guess at one port for as long as it lives.
+
+A server that stays silent, refuses or fails is followed by the next; the last one's answer, if
+there is one, is the client's.  One timer serves all queries, and none runs when nothing waits.
+"""
+
+import socket
+from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import Callable
+from dataclasses import dataclass
+from secrets import randbits
+
+from gvproxy.services import dnsmessage
+from gvproxy.services.dnsmessage import HEADER, Query, Rcode
+from gvproxy.services.resolvconf import ResolvConf
+
+TIMEOUT = 2.0
+"""Seconds for one server; with three of them a client that waits 5 s and asks again is answered."""
+MAX_IN_FLIGHT = 4096
+_MAX_MESSAGE = 65535
+_NEXT_SERVER = (Rcode.SERVFAIL, Rcode.NOTIMP, Rcode.REFUSED)  # as glibc's res_send.c
+
+Answer = Callable[[bytes], None]
+"""Takes the reply to a query, once."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What became of the queries."""
+
+    forwarded: int = 0
+    answered: int = 0
+    failed: int = 0
+    timeouts: int = 0
+    mismatched: int = 0
+    refused: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """A query in flight, at the first of `servers`."""
+
+    query: Query
+    message: bytes
+    answer: Answer
+    servers: tuple[tuple[str, int], ...]
+    ident: int = 0
+    sock: socket.socket | None = None
+    deadline: float = 0.0
+    last: bytes | None = None
+    """A failure some server reported, with the client's id."""
+
+
+class Resolver:
+    """The host's name servers, asked one after the other."""
+
+    def __init__(
+        self,
+        resolv_conf: ResolvConf,
+        loop: AbstractEventLoop,
+        *,
+        timeout: float = TIMEOUT,
+        limit: int = MAX_IN_FLIGHT,
+        random_id: Callable[[], int] = lambda: randbits(16),
+    ) -> None:
+        """`timeout` is in seconds; beyond `limit` queries in flight all others fail at once."""
+        self.counters = Counters()
+        self.resolv_conf = resolv_conf
+        self._loop = loop
+        self._timeout = timeout
+        self._limit = limit
+        self._random_id = random_id
+        # All wait equally long, so the order of insertion is that of their deadlines.
+        self._pending: dict[_Pending, None] = {}
+        self._timer: TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def forward(self, query: Query, message: bytes, answer: Answer, now: float) -> None:
+        """Ask the host's name servers; `answer` gets theirs, or a SERVFAIL.
+
+        `message` is the query as it came; `now` is in seconds of the loop's clock.
+        """
+        if len(self._pending) >= self._limit:
+            self.counters.refused += 1
+            answer(dnsmessage.reply(query, Rcode.SERVFAIL))
+            return
+        self.counters.forwarded += 1
+        servers = self.resolv_conf.servers(now)
+        self._ask(_Pending(query, message, answer, servers), now)
+
+    def close(self) -> None:
+        """Give up all queries; nobody gets an answer any more."""
+        for pending in list(self._pending):
+            self._release(pending)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _ask(self, pending: _Pending, now: float) -> None:
+        """Send to the first server that takes it; fail when there is none."""
+        while pending.servers:
+            try:
+                pending.sock = _open(pending.servers[0])
+            except OSError:
+                pending.servers = pending.servers[1:]
+                continue
+            self._loop.add_reader(pending.sock, self._readable, pending)
+            pending.ident = self._random_id()
+            pending.deadline = now + self._timeout
+            self._pending[pending] = None
+            self._arm()
+            try:
+                pending.sock.send(pending.ident.to_bytes(2, "big") + pending.message[2:])
+            except OSError:
+                self._release(pending)
+                pending.servers = pending.servers[1:]
+                continue
+            return
+        self.counters.failed += 1
+        pending.answer(pending.last or dnsmessage.reply(pending.query, Rcode.SERVFAIL))
+
+    def _next(self, pending: _Pending, now: float) -> None:
+        self._release(pending)
+        pending.servers = pending.servers[1:]
+        self._ask(pending, now)
+
+    def _release(self, pending: _Pending) -> None:
+        del self._pending[pending]
+        if pending.sock is not None:
+            self._loop.remove_reader(pending.sock)
+            pending.sock.close()
+            pending.sock = None
+
+    def _readable(self, pending: _Pending) -> None:
+        assert pending.sock is not None
+        try:
+            message = pending.sock.recv(_MAX_MESSAGE)
+        except BlockingIOError:
+            return
+        except OSError:  # ECONNREFUSED and the other ICMP errors
+            self._next(pending, self._loop.time())
+            return
+        if not _answers(message, pending):
+            self.counters.mismatched += 1
+            return
+        reply = pending.query.ident.to_bytes(2, "big") + message[2:]
+        if message[3] & dnsmessage.RCODE_MASK in _NEXT_SERVER:
+            pending.last = reply
+            self._next(pending, self._loop.time())
+            return
+        self._release(pending)
+        self.counters.answered += 1
+        pending.answer(reply)
+
+    def _arm(self) -> None:
+        if self._timer is None and self._pending:
+            self._timer = self._loop.call_at(next(iter(self._pending)).deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        while self._pending:
+            pending = next(iter(self._pending))
+            if pending.deadline > now:
+                break
+            self.counters.timeouts += 1
+            self._next(pending, now)
+        self._arm()
+
+
+def _open(server: tuple[str, int]) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in server[0] else socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        sock.connect(server)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _answers(message: bytes, pending: _Pending) -> bool:
+    """Tell whether a message is the server's answer: its id, and the question in any spelling."""
+    if len(message) < HEADER.size:
+        return False
+    ident, flags, questions, *_ = HEADER.unpack_from(message)
+    if ident != pending.ident or not flags & dnsmessage.QR:
+        return False
+    if not questions:  # a server that did not understand the query need not repeat it
+        return bool(flags & dnsmessage.RCODE_MASK)
+    # No length byte of a name is a letter: lower() leaves them alone.  It may change the type and
+    # class, but those of both sides alike.
+    question = pending.query.question
+    return message[HEADER.size : HEADER.size + len(question)].lower() == question.lower()
