@@ -1,0 +1,142 @@
+"""The HTTP API as an aiohttp application: handlers only, everything else is the backend's.
+
+Bodies are as Go's gvproxy has them: JSON in one line, errors as plain text, an empty 200 for what
+was done.  `_STATUS` is the one place where an error becomes a status.
+"""
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+from aiohttp import web
+from gvproxy.api.stats import Tree
+from gvproxy.errors import (
+    AlreadyExposedError,
+    BadPortError,
+    BadRemoteError,
+    ForwarderError,
+    ListenError,
+    NotExposedError,
+    NotSupportedError,
+    UnknownProtocolError,
+)
+from gvproxy.services.forwarder import Forwarder
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 64 * 1024
+"""Bytes; the longest sensible body, a zone of names, is a tenth of it."""
+
+# As Go's gvproxy answers them, where it knows the error.
+_STATUS: dict[type[ForwarderError], int] = {
+    AlreadyExposedError: 500,
+    NotExposedError: 500,
+    UnknownProtocolError: 500,
+    BadPortError: 500,
+    ListenError: 500,
+    BadRemoteError: 400,
+    NotSupportedError: 501,
+}
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Backend(Protocol):
+    """What the API shows and does."""
+
+    @property
+    def forwarder(self) -> Forwarder:
+        """The published ports."""
+
+    def stats(self) -> Tree:
+        """Return the counters."""
+
+    def cam(self) -> Mapping[str, int]:
+        """Return MAC address → number of the port it is behind."""
+
+    def leases(self) -> Mapping[str, str]:
+        """Return IP → MAC address."""
+
+
+def make_app(backend: Backend) -> web.Application:
+    """Build the application; it serves any number of listeners."""
+    app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY)
+    forwarder = backend.forwarder
+    shown: dict[str, Callable[[], object]] = {
+        "/stats": backend.stats,
+        "/cam": backend.cam,
+        "/leases": backend.leases,
+        "/services/dhcp/leases": backend.leases,
+        "/services/forwarder/all": forwarder.all,
+    }
+    for path, show in shown.items():
+        app.router.add_route("*", path, _get(show))
+
+    async def expose(request: web.Request) -> web.Response:
+        body = await _body(request)
+        await forwarder.expose(
+            _text(body, "local"),
+            _text(body, "remote"),
+            _text(body, "protocol") or "tcp",
+            request.remote or None,
+        )
+        return web.Response()
+
+    async def unexpose(request: web.Request) -> web.Response:
+        body = await _body(request)
+        await forwarder.unexpose(_text(body, "local"), _text(body, "protocol") or "tcp")
+        return web.Response()
+
+    app.router.add_route("*", "/services/forwarder/expose", expose)
+    app.router.add_route("*", "/services/forwarder/unexpose", unexpose)
+    return app
+
+
+def _get(show: Callable[[], object]) -> _Handler:
+    async def handler(request: web.Request) -> web.Response:
+        if request.method not in ("GET", "HEAD"):
+            raise web.HTTPBadRequest(text="get only")
+        text = json.dumps(show(), separators=(",", ":"))
+        return web.Response(text=f"{text}\n", content_type="application/json")
+
+    return handler
+
+
+async def _body(request: web.Request) -> dict[str, object]:
+    """Read the JSON object a POST brings, keys in lower case: Go's decoder ignores case."""
+    if request.method != "POST":
+        raise web.HTTPBadRequest(text="post only")
+    data = await request.read()
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise web.HTTPBadRequest(text=f"the body is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise web.HTTPBadRequest(text="the body is not a JSON object")
+    return {key.lower(): value for key, value in body.items()}
+
+
+def _text(body: dict[str, object], key: str) -> str:
+    """Return a member that is text; empty when it is missing."""
+    value = body.get(key, "")
+    if not isinstance(value, str):
+        raise web.HTTPBadRequest(text=f"{key} is not a string")
+    return value
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ForwarderError as error:
+        return _error(_STATUS[type(error)], str(error))
+    except web.HTTPException as error:
+        return _error(error.status, error.text or error.reason)
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        return _error(500, "internal error")
+
+
+def _error(status: int, text: str) -> web.Response:
+    return web.Response(status=status, text=f"{text}\n")
