@@ -1,0 +1,57 @@
+"""Puts the services of the gateway at their addresses in the virtual network.
+
+The servers themselves take payloads and give payloads; here is what that means in datagrams.
+DNS over TCP is the host's own server's affair: a connection to port 53 is joined to it.
+"""
+
+from gvproxy.flows.tcp import TcpFlows
+from gvproxy.services import dhcp, dns
+from gvproxy.services.dhcp import DhcpServer
+from gvproxy.services.dns import DnsServer
+from gvproxy.stack.path import TcpPath
+from gvproxy.stack.stack import Stack
+from gvproxy.stack.udp import Datagram
+from gvproxy.tcp import calls
+from gvproxy.tcp.connection import Connection
+
+_BROADCAST = b"\xff" * 4
+
+
+def serve_dhcp(stack: Stack, server: DhcpServer) -> None:
+    """Answer DHCP at the gateway's address and at broadcast."""
+    gateway, send = stack.config.gateway, stack.udp.send
+
+    def handle(datagram: Datagram, now: float) -> None:
+        reply = server.handle(bytes(datagram.payload), now=now)
+        if reply is not None:
+            payload, destination, mac = reply
+            station = datagram.packet.station
+            ports = dhcp.SERVER_PORT, dhcp.CLIENT_PORT
+            send(station, gateway, ports[0], destination, ports[1], payload, mac=mac)
+
+    for address in (gateway, _BROADCAST):
+        stack.udp.handlers[address, dhcp.SERVER_PORT] = handle
+
+
+def serve_dns(stack: Stack, server: DnsServer, flows: TcpFlows) -> None:
+    """Answer DNS at the gateway's address, over UDP and TCP."""
+    gateway, send = stack.config.gateway, stack.udp.send
+
+    def handle(datagram: Datagram, now: float) -> None:
+        packet, port = datagram.packet, datagram.source_port
+        station, source = packet.station, packet.source
+
+        def answer(message: bytes) -> None:
+            send(station, gateway, dns.PORT, source, port, message)
+
+        server.handle(bytes(datagram.payload), answer, now=now)
+
+    def connect(connection: Connection, path: TcpPath, now: float) -> None:
+        servers = server.servers(now=now)
+        if servers:
+            flows.connect(connection, servers[0], now)
+        else:
+            calls.abort(connection, now)
+
+    stack.udp.handlers[gateway, dns.PORT] = handle
+    stack.connections.listeners[gateway, dns.PORT] = connect

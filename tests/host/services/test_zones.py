@@ -1,0 +1,108 @@
+"""The names answered locally; dnslib makes the queries and reads the replies."""
+
+from ipaddress import IPv4Address
+
+import pytest
+from dnslib import EDNS0, QTYPE, RCODE, DNSQuestion, DNSRecord
+from gvproxy.config import Zone, configure
+from gvproxy.services import dnsmessage
+from gvproxy.services.zones import Zones
+
+DEEP = Zone("Example.", {"a.b.c": IPv4Address("10.0.0.1"), "c": IPv4Address("10.0.0.2")})
+
+
+def ask(
+    name: str, kind: str = "A", *, klass: int = 1, edns: bool = False, zones: Zones | None = None
+) -> DNSRecord | None:
+    query = DNSRecord(q=DNSQuestion(name, getattr(QTYPE, kind), klass))
+    if edns:
+        query.add_ar(EDNS0(udp_len=4096))
+    message = bytes(query.pack())
+    reply = (zones or Zones(configure().zones)).answer(dnsmessage.parse(message))
+    if reply is None:
+        return None
+    end = 12 + len(name.rstrip(".")) + 2 + 4
+    assert reply[12:end] == message[12:end], "the question is not the client's own"
+    answer = DNSRecord.parse(reply)
+    assert (answer.header.id, answer.header.qr, answer.header.aa) == (query.header.id, 1, 1)
+    assert (answer.header.rd, answer.header.ra) == (1, 1)
+    return answer
+
+
+def addresses(answer: DNSRecord | None) -> list[str]:
+    assert answer is not None
+    assert answer.header.rcode == RCODE.NOERROR
+    return [str(record.rdata) for record in answer.rr]
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("gateway.containers.internal", "192.168.127.1"),
+        ("host.containers.internal", "192.168.127.254"),
+        ("gateway.docker.internal", "192.168.127.1"),
+        ("host.docker.internal", "192.168.127.254"),
+        ("HOST.Docker.inTERNAL", "192.168.127.254"),
+    ],
+)
+def test_built_in_names(name: str, address: str) -> None:
+    answer = ask(name)
+    assert addresses(answer) == [address]
+    assert answer is not None
+    assert answer.rr[0].ttl == 60
+    assert addresses(ask(name, "ANY")) == [address]
+
+
+@pytest.mark.parametrize("kind", ["AAAA", "MX", "TXT", "HTTPS", "SOA"])
+def test_other_types_of_a_name_have_no_data(kind: str) -> None:
+    assert addresses(ask("host.containers.internal", kind)) == []
+
+
+def test_the_zone_itself_exists() -> None:
+    assert addresses(ask("containers.internal")) == []
+
+
+def test_another_class_has_no_data() -> None:
+    assert addresses(ask("host.containers.internal", klass=3)) == []
+
+
+@pytest.mark.parametrize("name", ["nobody.containers.internal", "a.host.docker.internal"])
+def test_missing_names(name: str) -> None:
+    for kind in ("A", "AAAA"):
+        answer = ask(name, kind)
+        assert answer is not None
+        assert answer.header.rcode == RCODE.NXDOMAIN
+        assert not answer.rr
+
+
+@pytest.mark.parametrize(
+    "name", ["xcontainers.internal", "internal", "host.containers.internal.example.com", "."]
+)
+def test_names_outside_are_not_ours(name: str) -> None:
+    assert ask(name) is None
+
+
+def test_names_between_a_name_and_its_zone_exist() -> None:
+    zones = Zones([DEEP])
+    assert addresses(ask("A.b.C.example", zones=zones)) == ["10.0.0.1"]
+    assert addresses(ask("c.example", zones=zones)) == ["10.0.0.2"]
+    assert addresses(ask("b.c.example", zones=zones)) == []
+    answer = ask("x.b.c.example", zones=zones)
+    assert answer is not None
+    assert answer.header.rcode == RCODE.NXDOMAIN
+
+
+def test_the_innermost_zone_answers() -> None:
+    inner = Zone("c.example.", {"b": IPv4Address("10.0.0.3")})
+    zones = Zones([DEEP, inner])
+    assert addresses(ask("b.c.example", zones=zones)) == ["10.0.0.3"]
+    assert addresses(ask("c.example", zones=zones)) == []
+
+
+def test_edns_is_answered_with_edns() -> None:
+    plain, extended = ask("host.docker.internal"), ask("host.docker.internal", edns=True)
+    assert plain is not None
+    assert extended is not None
+    assert plain.ar == []
+    assert [record.rtype for record in extended.ar] == [QTYPE.OPT]
+    assert addresses(extended) == ["192.168.127.254"]
