@@ -50,6 +50,7 @@ class TcpFlows:
         self.stack = stack
         self.loop = loop
         self.pending = 0
+        self.failed = 0
         self.open: set[TcpFlow] = set()
         self._destinations = destinations
         self._connect_timeout = connect_timeout
@@ -163,6 +164,7 @@ class TcpFlow:
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             calls.accept(connection, now)
             return
+        self._flows.failed += 1
         connection.user = None
         code = code_for(error)
         if error == errno.ECONNREFUSED:

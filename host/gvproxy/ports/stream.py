@@ -37,6 +37,14 @@ class PortCounters:
     bytes_out: int = 0
     dropped: int = 0
 
+    def add(self, other: "PortCounters") -> None:
+        """Add another port's counters to these."""
+        self.frames_in += other.frames_in
+        self.bytes_in += other.bytes_in
+        self.frames_out += other.frames_out
+        self.bytes_out += other.bytes_out
+        self.dropped += other.dropped
+
 
 class StreamPort:
     """Implements `gvproxy.stack.port.Port`; owns its socket from `start` on."""

@@ -1,0 +1,249 @@
+"""The composition root: makes the parts of a daemon, joins them, and ends them in order.
+
+Everything runs in one loop and one thread.  `run` is the daemon as a process; `Daemon` is the same
+without signals and pid file.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version
+from math import inf
+from pathlib import Path
+from secrets import token_bytes
+
+from aiohttp import web
+from gvproxy.api.adopt import adopt
+from gvproxy.api.app import make_app
+from gvproxy.api.stats import Totals, Tree, stats
+from gvproxy.config import Config
+from gvproxy.errors import ForwarderError, StartError
+from gvproxy.flows.destinations import Destinations
+from gvproxy.flows.echo import EchoFlows
+from gvproxy.flows.tcp import TcpFlows
+from gvproxy.flows.udp import UdpFlows
+from gvproxy.ports.reception import Reception
+from gvproxy.ports.stream import PortCounters, StreamPort
+from gvproxy.process import pid_file, raise_descriptor_limit, resident_bytes
+from gvproxy.services.dhcp import DhcpServer
+from gvproxy.services.dns import DnsServer
+from gvproxy.services.forwarder import Forwarder
+from gvproxy.services.resolvconf import ResolvConf
+from gvproxy.services.resolver import Resolver
+from gvproxy.services.virtual import serve_dhcp, serve_dns
+from gvproxy.stack.port import StackConfig
+from gvproxy.stack.stack import Stack
+from gvproxy.tcp.connection import State
+from gvproxy.wire import ethernet
+from taplink import endpoint, upgrade
+from taplink.endpoint import Endpoint, EndpointError, Scheme
+from taplink.framing import HYPERKIT, TAPLINK
+from taplink.notify import notifier
+from taplink.upgrade import Request
+from taplink.vnet import Offload, format_offload
+
+log = logging.getLogger(__name__)
+
+OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6
+"""What the stack and the switch can take unfinished from a guest, and give."""
+
+
+def run(config: Config) -> int:
+    """Run a daemon until SIGTERM or SIGINT; returns the exit status, raises GvproxyError."""
+    raise_descriptor_limit()
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner, pid_file(config.pid_file):
+        return runner.run(_serve(config))
+
+
+def _loop_factory() -> Callable[[], AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.SelectorEventLoop
+    factory: Callable[[], AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def _serve(config: Config) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    notify = notifier()
+    daemon = Daemon(config, loop)
+    try:
+        await daemon.start()
+        log.info("gvproxy %s is ready", version("vsock-tap"))
+        notify("READY=1")
+        await stop.wait()
+        notify("STOPPING=1")
+    finally:
+        await daemon.close()
+    return 0
+
+
+class Daemon:
+    """One virtual network and everything that serves it; implements `api.app.Backend`."""
+
+    def __init__(self, config: Config, loop: AbstractEventLoop) -> None:
+        self._config = config
+        self._loop = loop
+        self._alarm: TimerHandle | None = None
+        network = config.subnet
+        self.stack = Stack(
+            StackConfig(
+                mac=config.gateway_mac,
+                gateway=config.gateway_ip.packed,
+                network=int(network.network_address),
+                mask=int(network.netmask),
+                owned=frozenset(ip.packed for ip in (config.gateway_ip, *config.virtual_ips)),
+                mtu=config.mtu,
+            ),
+            secret=token_bytes(32),
+            wake=self._wake,
+        )
+        destinations = Destinations(config.nat, network)
+        self._tcp = TcpFlows(self.stack, loop, destinations, config.connect_timeout)
+        self._udp = UdpFlows(self.stack, loop, destinations)
+        self._echo = EchoFlows(self.stack, loop, destinations)
+        resolv_conf = ResolvConf()
+        self._resolver = Resolver(resolv_conf, loop)
+        self._dns = DnsServer(config.zones, self._resolver)
+        search = config.search_domains
+        self._dhcp = DhcpServer(config, resolv_conf.search if search is None else lambda _: search)
+        serve_dhcp(self.stack, self._dhcp)
+        serve_dns(self.stack, self._dns, self._tcp)
+        self.forwarder = Forwarder(loop, network, self._tcp.dial)
+        self._reception = Reception(loop, self._take_link, self._take_http)
+        self._http = web.AppRunner(make_app(self), handle_signals=False, shutdown_timeout=1.0)
+        self._adopting: set[asyncio.Task[None]] = set()
+        self._departed = PortCounters()
+        self._sockets: list[Path] = []
+
+    async def start(self) -> None:
+        """Listen and publish as configured; raises StartError, and `close` cleans up."""
+        await self._http.setup()
+        for where in self._config.listen:
+            self._listen(where)
+        for forward in self._config.forwards:
+            try:
+                await self.forwarder.expose(forward.local, forward.remote, forward.protocol)
+            except ForwarderError as error:
+                raise StartError(str(error)) from error
+
+    def _listen(self, where: Endpoint) -> None:
+        try:
+            sock = endpoint.listen(where)
+        except EndpointError as error:
+            raise StartError(f"listen: {error}") from error
+        if where.scheme is Scheme.UNIX:
+            self._sockets.append(Path(where.path))
+        self._reception.listen(sock)
+        log.info("listening at %s", where)
+
+    async def close(self) -> None:
+        """End everything: the guests' connections are reset, their links closed."""
+        self._reception.close()
+        self.forwarder.close()
+        for path in self._sockets:
+            with suppress(OSError):
+                path.unlink()
+        self._tcp.close()
+        await asyncio.sleep(0)  # the loop's turn in which the resets leave
+        for port in self._ports():
+            port.close("the daemon ends")
+        self._udp.close()
+        self._echo.close()
+        self._resolver.close()
+        if self._alarm is not None:
+            self._alarm.cancel()
+        await self._http.cleanup()
+
+    # The stack's clock
+
+    def _wake(self, at: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(at, self._run_timers)
+
+    def _run_timers(self) -> None:
+        self._alarm = None
+        self.stack.run_timers(self._loop.time())
+        if self._alarm is None and self.stack.connections.deadline < inf:
+            self._wake(self.stack.connections.deadline)
+
+    # Connections to the daemon
+
+    def _take_link(self, sock: socket.socket, request: Request) -> None:
+        offered = upgrade.offered(request)
+        framing, offload = HYPERKIT, Offload.NONE
+        if offered is not None:
+            framing, offload = TAPLINK, offered & OFFLOADS
+            try:
+                sock.send(upgrade.switching_protocols(offload))
+            except OSError as error:
+                log.info("a guest left during the handshake: %s", error)
+                sock.close()
+                return
+        port = StreamPort(sock, framing, offload, self.stack, self._loop, self._link_closed)
+        port.start(request.rest)
+        names = format_offload(offload) or "no offloads"
+        log.info("guest %d has come (%s, %s)", port.number, framing.name, names)
+
+    def _link_closed(self, port: StreamPort, reason: str) -> None:
+        log.info("guest %d has gone: %s", port.number, reason)
+        self._departed.add(port.counters)
+
+    def _take_http(self, sock: socket.socket, request: Request) -> None:
+        server = self._http.server
+        assert server is not None
+        task = self._loop.create_task(adopt(server, sock, request.head + request.rest))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+
+    # What the API shows (gvproxy.api.app.Backend)
+
+    def _ports(self) -> list[StreamPort]:
+        return [port for port in self.stack.switch.ports.values() if isinstance(port, StreamPort)]
+
+    def stats(self) -> Tree:
+        counters = PortCounters()
+        counters.add(self._departed)
+        for port in self._ports():
+            counters.add(port.counters)
+        connections = self.stack.connections
+        totals = Totals(
+            bytes_sent=counters.bytes_out,
+            bytes_received=counters.bytes_in,
+            frames_sent=counters.frames_out,
+            frames_received=counters.frames_in,
+            frames_dropped=counters.dropped,
+            ports=len(self.stack.switch.ports),
+            stations=len(self.stack.switch.stations),
+            connections=len(connections.find),
+            established=sum(c.state is State.ESTABLISHED for c in connections.find.values()),
+            failed_connections=self._tcp.failed,
+            resident_bytes=resident_bytes(),
+        )
+        return stats(
+            totals,
+            self.stack.counters,
+            connections.tcp_counters,
+            {
+                "DHCP": self._dhcp.counters,
+                "DNS": self._dns.counters,
+                "Resolver": self._resolver.counters,
+            },
+        )
+
+    def cam(self) -> dict[str, int]:
+        return {
+            ethernet.format_mac(mac): number for mac, number in self.stack.switch.table().items()
+        }
+
+    def leases(self) -> dict[str, str]:
+        return self._dhcp.leases(now=self._loop.time())

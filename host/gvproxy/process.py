@@ -1,0 +1,47 @@
+"""What the daemon asks of its own process: descriptors, memory, a pid file."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from gvproxy.errors import StartError
+
+_STATM = Path("/proc/self/statm")
+
+
+def raise_descriptor_limit() -> None:
+    """Allow as many descriptors as the hard limit does; each connection and UDP port needs one."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of the process, 0 where that cannot be told."""
+    try:
+        pages = int(_STATM.read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def pid_file(path: Path | None) -> Iterator[None]:
+    """Keep the process id in `path` meanwhile; raises StartError."""
+    if path is None:
+        yield
+        return
+    try:
+        path.write_text(f"{os.getpid()}\n")
+    except OSError as error:
+        raise StartError(f"pid-file {path} cannot be written: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
