@@ -379,6 +379,16 @@ def test_one_timer_serves_all_and_none_is_left(bench: Bench) -> None:
     assert bench.resolver.counters.timeouts == 0
 
 
+def test_queries_of_different_times_run_out_in_turn(bench: Bench) -> None:
+    bench.ask(question())
+    bench.loop.advance(0.5)
+    bench.ask(question())
+    bench.loop.advance(TIMEOUT - 0.5)
+    assert bench.rcodes() == ["SERVFAIL"]
+    bench.loop.advance(0.5)
+    assert bench.rcodes() == ["SERVFAIL"] * 2
+
+
 def test_without_descriptors_a_query_fails(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object) -> socket.socket:
         raise OSError(24, "Too many open files")
