@@ -1,0 +1,302 @@
+"""Joins the parts: from the tap to the last clean-up.
+
+    tap ── relay ── link          one relay a link, links for ever, one tap
+             │
+           dhcp.Client ── Session drives it; its leases go, in order, to `_apply_leases`
+                                            │
+                                   network, resolvconf, systemd
+
+The link may come and go at any time; tap, address, route and resolv.conf only follow leases.
+"""
+
+import asyncio
+import logging
+import random
+import signal
+from ipaddress import IPv4Address, IPv4Interface
+
+from dpkt.arp import ARP, ARP_OP_REQUEST
+from dpkt.ethernet import ETH_TYPE_ARP, Ethernet
+from taplink.endpoint import EndpointError
+from taplink.framing import LinkError
+from taplink.notify import notifier
+from taplink.tap import Tap, open_tap
+
+from vsock_tap.config import DEFAULT_MTU, MAX_MTU, MIN_MTU, Config
+from vsock_tap.dhcp import Bound, Client, Event, Lease, Lost
+from vsock_tap.errors import AgentError
+from vsock_tap.link import Backoff, Link, open_link
+from vsock_tap.network import Network
+from vsock_tap.relay import Relay
+from vsock_tap.resolvconf import ResolvConf
+
+log = logging.getLogger(__name__)
+
+FLUSH_TIMEOUT = 1.0
+"""Seconds the last frame, a DHCPRELEASE, may take to leave."""
+
+
+class Session:
+    """One link's time: its relay, and the DHCP client driven over it.
+
+    `client` is None where somebody else looks after the interface's addresses.
+    """
+
+    def __init__(
+        self, tap: Tap, link: Link, client: Client | None, leases: asyncio.Queue[Event]
+    ) -> None:
+        self.relay = Relay(tap, link.sock, link.agreed, self._on_reply)
+        self._loop = asyncio.get_running_loop()
+        self._client = client
+        self._leases = leases
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Relay, and ask for a lease."""
+        self.relay.start()
+        if self._client is not None:
+            self._client.link_up(now=self._loop.time())
+            self._pump()
+
+    def stop(self) -> None:
+        """End; the lease stays with the client."""
+        self.relay.stop()
+        if self._client is not None:
+            self._client.link_down()
+            self._pump()
+
+    async def release(self) -> None:
+        """Give the lease back, as far as the link takes it in time."""
+        if self._client is not None:
+            self._client.release()
+            self._pump()
+            try:
+                async with asyncio.timeout(FLUSH_TIMEOUT):
+                    await self.relay.flushed()
+            except TimeoutError:
+                log.warning("the link is stuck: the lease is not given back")
+
+    def _on_reply(self, frame: memoryview) -> bool:
+        assert self._client is not None
+        taken = self._client.receive(frame, now=self._loop.time())
+        if taken:
+            self._pump()
+        return taken
+
+    def _on_timer(self) -> None:
+        assert self._client is not None
+        self._client.timer_fired(now=self._loop.time())
+        self._pump()
+
+    def _pump(self) -> None:
+        """Carry out what the client wants after something happened to it."""
+        client = self._client
+        assert client is not None
+        for frame in client.frames_to_send():
+            self.relay.inject(frame)
+        while event := client.next_event():
+            self._leases.put_nowait(event)
+        self.relay.watch(client.waiting)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = client.next_timer()
+        if due is not None:
+            self._timer = self._loop.call_at(due, self._on_timer)
+
+
+class Agent:
+    """The agent, from `run` to its end."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._rng = random.Random()
+        self._network = Network(config.interface)
+        self._resolv_conf = ResolvConf(config.resolv_conf, config.state_directory)
+        self._notify = notifier()
+        self._leases: asyncio.Queue[Event] = asyncio.Queue()
+        self._lease: Lease | None = None  # in effect
+        self._session: Session | None = None
+        self._client: Client | None = None
+        self._announcement: bytes | None = None
+
+    async def run(self) -> None:
+        """Work until SIGTERM or SIGINT; raises AgentError or TapError when that is impossible."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        with open_tap(self._config.interface, preexisting=self._config.preexisting) as tap:
+            self._restore_resolv_conf("left behind by an agent that did not end well")
+            try:
+                await self._set_up(tap)
+                await self._work(tap, stop)
+            finally:
+                await self._clean_up()
+
+    async def _set_up(self, tap: Tap) -> None:
+        config = self._config
+        if config.preexisting and (addresses := await self._network.foreign_addresses()):
+            mac = await self._network.mac()
+            self._announcement = _announcement(mac, addresses[0])
+            log.info("%s has the address %s: only frames are relayed", tap.name, addresses[0])
+            return
+        await self._network.set_up(config.mac, config.mtu or DEFAULT_MTU)
+        self._client = Client(bytes.fromhex(config.mac.replace(":", "")), self._rng)
+        log.info("%s is up, MAC %s", tap.name, config.mac)
+
+    async def _work(self, tap: Tap, stop: asyncio.Event) -> None:
+        """Run until `stop` is set or one of the tasks fails."""
+        workers = [
+            asyncio.create_task(self._keep_linked(tap)),
+            asyncio.create_task(self._apply_leases()),
+        ]
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            done, _ = await asyncio.wait([stopped, *workers], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                await task
+            self._notify("STOPPING=1")
+            log.info("ending")
+            if self._session is not None:
+                await self._session.release()
+        finally:
+            for task in (stopped, *workers):
+                task.cancel()
+            await asyncio.gather(stopped, *workers, return_exceptions=True)
+
+    # The link
+
+    async def _keep_linked(self, tap: Tap) -> None:
+        """Connect and relay, again and again; raises AgentError when the tap or the URL is why."""
+        offload = tap.offload  # what the kernel takes
+        backoff = Backoff(self._rng)
+        reason = ""
+        while True:
+            try:
+                link = await open_link(self._config.endpoint, offload)
+            except EndpointError as error:
+                raise AgentError(str(error)) from error
+            except (OSError, LinkError) as error:
+                if reason != (reason := _describe(error)):
+                    log.warning("no link to %s: %s; trying on", self._config.endpoint, reason)
+                    self._status(f"no link: {reason}")
+            else:
+                try:
+                    reason = await self._relay(tap, link, backoff)
+                finally:
+                    link.sock.close()
+                log.warning("the link has ended: %s; connecting again", reason)
+                self._status(f"no link: {reason}")
+            await asyncio.sleep(backoff.next())
+
+    async def _relay(self, tap: Tap, link: Link, backoff: Backoff) -> str:
+        """Relay until the link ends, and return why it did."""
+        agreed = link.agreed
+        tap.set_offload(agreed.offload)
+        names = agreed.offload.name if agreed.offload else "no offloads"
+        log.info("linked to %s: %s, %s", self._config.endpoint, agreed.framing.name, names)
+        session = Session(tap, link, self._client, self._leases)
+        session.start()
+        self._session = session
+        self._status("linked" if self._lease is None else f"lease {self._lease}")
+        if self._announcement is not None:
+            session.relay.inject(self._announcement)
+            self._notify("READY=1")
+        try:
+            await session.relay.ended()
+        except (OSError, LinkError, EOFError) as error:
+            return _describe(error)
+        finally:
+            self._session = None
+            session.stop()
+            counters = session.relay.counters
+            if counters.to_tap:
+                backoff.reset()
+            log.debug("relayed %s", counters)
+        raise AssertionError("a relay ends by an error")
+
+    # Leases
+
+    async def _apply_leases(self) -> None:
+        """Put each lease into effect, in order; not stopped by the end of a link."""
+        while True:
+            match await self._leases.get():
+                case Bound(lease):
+                    await self._bind(lease)
+                case Lost(reason):
+                    await self._unbind(reason)
+
+    async def _bind(self, lease: Lease) -> None:
+        if lease == self._lease:
+            log.debug("lease %s again", lease)
+            return
+        log.info("lease %s", lease)
+        mtu = self._mtu(lease)
+        await self._network.set_mtu(mtu)
+        address = IPv4Interface((lease.address, lease.prefix_length))
+        await self._network.configure(address, lease.router)
+        log.info("address %s, default route by %s, MTU %d", address, lease.router, mtu)
+        self._lease = lease
+        self._write_resolv_conf(lease)
+        self._notify("READY=1")
+        self._status(f"lease {lease}")
+
+    async def _unbind(self, reason: str) -> None:
+        log.warning("the lease is lost: %s", reason)
+        self._lease = None
+        await self._network.clear()
+        self._status("no lease")
+
+    def _mtu(self, lease: Lease) -> int:
+        """Return the lease's MTU, or less if the command line says less."""
+        offered = lease.mtu if lease.mtu is not None and lease.mtu >= MIN_MTU else None
+        return min(self._config.mtu or offered or DEFAULT_MTU, offered or MAX_MTU)
+
+    def _write_resolv_conf(self, lease: Lease) -> None:
+        if not lease.nameservers:
+            return
+        try:
+            self._resolv_conf.write(lease.nameservers, lease.search)
+        except OSError as error:
+            log.error("%s is not written: %s", self._config.resolv_conf, _describe(error))
+            return
+        servers = ", ".join(str(address) for address in lease.nameservers)
+        log.info("names are looked up at %s", servers)
+
+    def _restore_resolv_conf(self, why: str) -> None:
+        try:
+            if self._resolv_conf.restore():
+                log.info("%s is restored: %s", self._config.resolv_conf, why)
+        except OSError as error:
+            log.error("%s is not restored: %s", self._config.resolv_conf, _describe(error))
+
+    # The end
+
+    async def _clean_up(self) -> None:
+        if self._client is not None:
+            try:
+                await self._network.clear()
+            except AgentError as error:
+                log.debug("nothing to remove: %s", error)
+        self._restore_resolv_conf("the agent ends")
+
+    def _status(self, text: str) -> None:
+        self._notify(f"STATUS={text}")
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, EOFError):
+        return "the host closed it"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error)
+
+
+def _announcement(mac: str, address: IPv4Address) -> bytes:
+    """Build a gratuitous ARP request (RFC 5227 §3), from which a switch learns the MAC."""
+    packed = bytes.fromhex(mac.replace(":", ""))
+    arp = ARP(op=ARP_OP_REQUEST, sha=packed, spa=address.packed, tpa=address.packed)
+    return bytes(Ethernet(src=packed, dst=b"\xff" * 6, type=ETH_TYPE_ARP, data=arp))

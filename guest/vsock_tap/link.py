@@ -1,0 +1,78 @@
+"""Gets a link to the host: connect, negotiate, and how long to wait before trying again."""
+
+import asyncio
+import random
+import socket
+from dataclasses import dataclass
+
+from taplink.endpoint import Endpoint, connect
+from taplink.framing import LinkError
+from taplink.upgrade import SILENCE, Agreed, ResponseReader, connect_request
+from taplink.vnet import Offload
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds; a host that is up accepts at once."""
+FIRST_DELAY = 0.1
+"""Seconds before the second attempt."""
+LAST_DELAY = 5.0
+"""Seconds between attempts, at most: what a restart of the host side may cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A connected socket and what is spoken on it."""
+
+    sock: socket.socket
+    agreed: Agreed
+
+
+class Backoff:
+    """Delays that double from FIRST_DELAY to LAST_DELAY, each shortened by up to a half at random
+    so that the guests of one host do not come back all at once."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._delay = FIRST_DELAY
+
+    def next(self) -> float:
+        """Return the seconds to wait now."""
+        delay, self._delay = self._delay, min(self._delay * 2, LAST_DELAY)
+        return delay * self._rng.uniform(0.5, 1.0)
+
+    def reset(self) -> None:
+        """Begin again: the link worked."""
+        self._delay = FIRST_DELAY
+
+
+async def open_link(endpoint: Endpoint, offload: Offload, *, silence: float = SILENCE) -> Link:
+    """Connect and agree on a dialect; `offload` is what can be offered, `silence` in seconds.
+
+    Raises OSError when the host cannot be reached, LinkError when it refuses or closes, and
+    EndpointError when it can never be reached.
+    """
+    sock = await connect(endpoint, CONNECT_TIMEOUT)
+    try:
+        agreed = await negotiate(sock, connect_request(endpoint, offload), offload, silence)
+    except BaseException:
+        sock.close()
+        raise
+    return Link(sock, agreed)
+
+
+async def negotiate(
+    sock: socket.socket, request: bytes, offload: Offload, silence: float
+) -> Agreed:
+    """Send the request and wait for what the host makes of it."""
+    loop = asyncio.get_running_loop()
+    reader = ResponseReader(offload)
+    try:
+        async with asyncio.timeout(silence):
+            await loop.sock_sendall(sock, request)
+            while True:
+                data = await loop.sock_recv(sock, 65536)
+                if not data:
+                    raise LinkError("the host closed the connection")
+                if agreed := reader.feed(data):
+                    return agreed
+    except TimeoutError:
+        return reader.silent()
