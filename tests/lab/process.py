@@ -77,10 +77,6 @@ class Process:
         """Wait for its own end and return the status."""
         return self._popen.wait(timeout)
 
-    def tail(self, lines: int = 20) -> str:
-        """Return the end of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
-
     def last_line(self) -> str:
         """Return the last line of its log that is not empty."""
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
@@ -105,3 +101,8 @@ class Process:
     def resident(self) -> int:
         """Return the resident memory in bytes."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE
+
+
+def tail(log: Path, lines: int = 20) -> str:
+    """Return the end of a log file."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

@@ -1,0 +1,79 @@
+"""`make bench`: measure every load on every way in turn, and report medians."""
+
+import argparse
+import json
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from tests.bench import report
+from tests.bench.loads import LOADS, STANDING, Load, LoadError
+from tests.bench.ways import Way, set_up
+from tests.lab.namespace import CommandError
+from tests.lab.network import temporary_folder
+
+Samples = defaultdict[str, defaultdict[str, list[float]]]
+
+
+def _run(load: Load, ways: Sequence[Way], seconds: float, samples: Samples) -> None:
+    for way in ways:
+        print(f"\r\033[K{load.name} on {way.name} ", end="", file=sys.stderr, flush=True)
+        try:
+            figures = load.measure(way, seconds)
+        except (LoadError, CommandError) as error:
+            print(f"\r\033[K{load.name} on {way.name}: {error}", file=sys.stderr)
+            continue
+        for name, value in figures.items():
+            samples[name][way.name].append(value)
+    print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _select(only: str | None) -> list[Load]:
+    """Pick the loads whose names begin with one of the words."""
+    if only is None:
+        return [*STANDING, *LOADS]
+    words = tuple(only.split(","))
+    return [load for load in (*STANDING, *LOADS) if load.name.startswith(words)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; the status says only whether it could be run."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0, help="each measurement takes")
+    parser.add_argument("--rounds", type=int, default=3, help="whose median is reported")
+    parser.add_argument("--only", help="loads to measure: tcp1,tcp8,udp,http,new,ping,quiet,idle")
+    parser.add_argument("--output", type=Path, default=Path("bench.json"))
+    options = parser.parse_args(argv)
+    selected = _select(options.only)
+    if not selected:
+        print(f"make bench: no load is named like {options.only}", file=sys.stderr)
+        return 1
+    if os.geteuid() != 0:
+        print("make bench: needs root: type sudo make bench", file=sys.stderr)
+        return 1
+    samples: Samples = defaultdict(lambda: defaultdict(list))
+    with temporary_folder() as folder, set_up(folder) as bench:
+        for load in (load for load in selected if load in STANDING):
+            _run(load, bench.ways, options.seconds, samples)
+        for _ in range(options.rounds):
+            for load in (load for load in selected if load in LOADS):
+                _run(load, bench.ways, options.seconds, samples)
+        ways, skipped = [way.name for way in bench.ways], bench.skipped
+    results = {
+        name: {way: median(values) for way, values in by_way.items()}
+        for name, by_way in samples.items()
+    }
+    settings = {"seconds": options.seconds, "rounds": options.rounds, "mtu": 1500}
+    print(report.table(results, ways))
+    for name, reason in skipped.items():
+        print(f"skipped: {name} ({reason})")
+    document = report.document(results, ways, skipped, settings)
+    options.output.write_text(json.dumps(document, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
