@@ -1,0 +1,237 @@
+"""The HTTP API over a loopback connection: status, body and effect of each call."""
+
+import asyncio
+import inspect
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Network
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from gvproxy import errors
+from gvproxy.api import app
+from gvproxy.api.stats import Tree
+from gvproxy.services.forwarder import Forwarder
+
+EXPOSE, UNEXPOSE = "/services/forwarder/expose", "/services/forwarder/unexpose"
+ALL = "/services/forwarder/all"
+
+
+class Backend:
+    """Shows fixed things, and publishes ports that lead nowhere."""
+
+    def __init__(self) -> None:
+        subnet = IPv4Network("192.168.127.0/24")
+        self.forwarder = Forwarder(
+            asyncio.get_running_loop(), subnet, lambda sock, *_: sock.close()
+        )
+
+    def stats(self) -> Tree:
+        return {"BytesSent": 1, "TCP": {"Retransmits": 2}}
+
+    def cam(self) -> dict[str, int]:
+        return {"5a:94:ef:e4:0c:ee": 0}
+
+    def leases(self) -> dict[str, str]:
+        return {"192.168.127.1": "5a:94:ef:e4:0c:dd", "192.168.127.2": "5a:94:ef:e4:0c:ee"}
+
+
+class Api:
+    """A client of the API, its answers as (status, text)."""
+
+    def __init__(self, client: TestClient[web.Request, web.Application]) -> None:
+        self._client = client
+
+    async def call(self, method: str, path: str, body: object = None) -> tuple[int, str]:
+        data = {"data": body} if isinstance(body, (bytes, str)) else {"json": body}
+        async with self._client.request(method, path, **data) as response:
+            text = await response.text()
+            if text:
+                json = text[0] in "{["
+                assert response.content_type == ("application/json" if json else "text/plain")
+            return response.status, text
+
+    async def post(self, path: str, **body: object) -> tuple[int, str]:
+        return await self.call("POST", path, body)
+
+
+def serve(scenario: Callable[[Api], Awaitable[None]], backend: type[Backend] = Backend) -> None:
+    async def run() -> None:
+        made = backend()
+        async with TestClient(TestServer(app.make_app(made))) as client:
+            await scenario(Api(client))
+        made.forwarder.close()
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as sock:
+        return int(sock.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/stats", '{"BytesSent":1,"TCP":{"Retransmits":2}}\n'),
+        ("/cam", '{"5a:94:ef:e4:0c:ee":0}\n'),
+        (
+            "/leases",
+            '{"192.168.127.1":"5a:94:ef:e4:0c:dd","192.168.127.2":"5a:94:ef:e4:0c:ee"}\n',
+        ),
+        (
+            "/services/dhcp/leases",
+            '{"192.168.127.1":"5a:94:ef:e4:0c:dd","192.168.127.2":"5a:94:ef:e4:0c:ee"}\n',
+        ),
+        (ALL, "[]\n"),
+    ],
+)
+def test_what_is_shown(path: str, text: str) -> None:
+    async def scenario(api: Api) -> None:
+        assert await api.call("GET", path) == (200, text)
+        assert await api.call("HEAD", path) == (200, "")
+        assert await api.call("POST", path) == (400, "get only\n")
+
+    serve(scenario)
+
+
+def test_a_port_is_published_and_taken_back(port: int) -> None:
+    async def scenario(api: Api) -> None:
+        local = f":{port}"
+        assert await api.post(EXPOSE, local=local, remote="192.168.127.2:80") == (200, "")
+        assert await api.call("GET", ALL) == (
+            200,
+            f'[{{"local":":{port}","remote":"192.168.127.2:80","protocol":"tcp"}}]\n',
+        )
+        assert await api.post(EXPOSE, local=local, remote="192.168.127.2:81", protocol="tcp") == (
+            500,
+            f"proxy already running for tcp on :{port}\n",
+        )
+        assert await api.post(UNEXPOSE, local=local, protocol="tcp") == (200, "")
+        assert await api.post(UNEXPOSE, local=local) == (500, "proxy not found\n")
+        assert await api.call("GET", ALL) == (200, "[]\n")
+
+    serve(scenario)
+
+
+def test_keys_in_any_case_and_unknown_ones(port: int) -> None:
+    async def scenario(api: Api) -> None:
+        body = {"Local": f":{port}", "REMOTE": "192.168.127.2:80", "Protocol": "", "more": [1]}
+        assert await api.call("POST", EXPOSE, body) == (200, "")
+        assert await api.call("POST", UNEXPOSE, {"LOCAL": f":{port}"}) == (200, "")
+
+    serve(scenario)
+
+
+def test_the_caller_is_whoever_calls(port: int) -> None:
+    async def scenario(api: Api) -> None:
+        assert await api.post(EXPOSE, local=f":{port}", remote=":80") == (
+            400,
+            "remote 127.0.0.1 is not in the virtual network 192.168.127.0/24\n",
+        )
+
+    serve(scenario)
+
+
+@pytest.mark.parametrize("path", [EXPOSE, UNEXPOSE])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
+def test_post_only(path: str, method: str) -> None:
+    async def scenario(api: Api) -> None:
+        assert await api.call(method, path) == (400, "post only\n")
+
+    serve(scenario)
+
+
+@pytest.mark.parametrize("path", [EXPOSE, UNEXPOSE])
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "the body is not JSON"),
+        (b"{", "the body is not JSON"),
+        (b'{"local":":1"} trailing', "the body is not JSON"),
+        (b"\xff\xfe\xfd", "the body is not JSON"),
+        (b"[" * 60_000, "the body is not JSON"),
+        (b"[]", "the body is not a JSON object"),
+        (b"null", "the body is not a JSON object"),
+        (b'"text"', "the body is not a JSON object"),
+        (b'{"local":1}', "local is not a string"),
+        (b'{"protocol":null}', "protocol is not a string"),
+    ],
+)
+def test_bodies_that_cannot_be_used(path: str, body: bytes, said: str) -> None:
+    async def scenario(api: Api) -> None:
+        status, text = await api.call("POST", path, body)
+        assert status == 400
+        assert text.startswith(said)
+        assert text.count("\n") == 1
+
+    serve(scenario)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "text"),
+    [
+        ({}, 400, "remote '' has no port\n"),
+        ({"remote": "192.168.127.2"}, 400, "remote '192.168.127.2' has no port\n"),
+        ({"remote": "guest.example:80"}, 400, "remote 'guest.example:80' is no IPv4 address"),
+        ({"remote": "10.0.0.1:80"}, 400, "remote 10.0.0.1 is not in the virtual network"),
+        ({"remote": "192.168.127.2:0"}, 500, "port '0' is not a number from 1 to 65535\n"),
+        ({"local": ":x"}, 500, "port 'x' is not a number from 1 to 65535\n"),
+        ({"local": "192.0.2.1:80"}, 500, "cannot listen on 192.0.2.1:80: "),
+        ({"protocol": "sctp"}, 500, "unknown protocol sctp\n"),
+        ({"protocol": "udp"}, 501, "protocol udp is not supported yet\n"),
+        ({"local": "a\nb\0:80"}, 500, "cannot listen on 'a\\nb\\x00:80': "),
+    ],
+)
+def test_refusals(port: int, body: dict[str, str], status: int, text: str) -> None:
+    async def scenario(api: Api) -> None:
+        base = {"local": f":{port}", "remote": "192.168.127.2:80"} if body else {}
+        answered, said = await api.call("POST", EXPOSE, base | body)
+        assert (answered, said[: len(text)]) == (status, text)
+        assert said.count("\n") == 1
+
+    serve(scenario)
+
+
+@pytest.mark.parametrize("size", [65 * 1024, 10 * 1024 * 1024])
+def test_a_body_that_is_too_large(size: int) -> None:
+    async def scenario(api: Api) -> None:
+        status, text = await api.call("POST", EXPOSE, b" " * size)
+        assert status == 413
+        assert text.startswith("Maximum request body size 65536 exceeded")
+
+    serve(scenario)
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing", "/stats/", "/services", "/services/dns/all/x"])
+def test_other_paths(path: str) -> None:
+    async def scenario(api: Api) -> None:
+        assert await api.call("GET", path) == (404, "404: Not Found\n")
+
+    serve(scenario)
+
+
+def test_our_own_mistakes_stay_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Backend):
+        def cam(self) -> dict[str, int]:
+            raise ZeroDivisionError("secret")
+
+    async def scenario(api: Api) -> None:
+        assert await api.call("GET", "/cam") == (500, "internal error\n")
+
+    with caplog.at_level(logging.ERROR):
+        serve(scenario, Broken)
+    assert "GET /cam failed" in caplog.text
+    assert "secret" in caplog.text
+
+
+def test_each_error_of_the_forwarder_has_a_status() -> None:
+    raised = {
+        error
+        for _, error in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(error, errors.ForwarderError) and error is not errors.ForwarderError
+    }
+    assert raised == app._STATUS.keys()
