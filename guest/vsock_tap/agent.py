@@ -21,6 +21,7 @@ from taplink.endpoint import EndpointError
 from taplink.framing import LinkError
 from taplink.notify import notifier
 from taplink.tap import Tap, open_tap
+from taplink.vnet import format_offload
 
 from vsock_tap.config import DEFAULT_MTU, MAX_MTU, MIN_MTU, Config
 from vsock_tap.dhcp import Bound, Client, Event, Lease, Lost
@@ -194,7 +195,7 @@ class Agent:
         """Relay until the link ends, and return why it did."""
         agreed = link.agreed
         tap.set_offload(agreed.offload)
-        names = agreed.offload.name if agreed.offload else "no offloads"
+        names = format_offload(agreed.offload) or "no offloads"
         log.info("linked to %s: %s, %s", self._config.endpoint, agreed.framing.name, names)
         session = Session(tap, link, self._client, self._leases)
         session.start()

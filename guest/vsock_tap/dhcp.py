@@ -101,7 +101,7 @@ class Client:
         self._attempts = 0  # of the message that waits for an answer
         self._offer: Reply | None = None
         self._server_mac: bytes | None = None
-        self._renew_at = self._rebind_at = self._expire_at = math.inf
+        self._rebind_at = self._expire_at = math.inf
         self._timer: float | None = None
         self._frames: list[bytes] = []
         self._events: deque[Event] = deque()
@@ -252,9 +252,8 @@ class Client:
         if not 0 < renewal < rebinding < span:
             renewal, rebinding = span * 0.5, span * 0.875
         self._expire_at = self._began + span
-        self._renew_at = self._began + renewal
         self._rebind_at = self._began + rebinding
-        self._timer = None if math.isinf(span) else self._renew_at
+        self._timer = None if math.isinf(span) else self._began + renewal
         self._events.append(Bound(lease))
 
     def _on_nak(self, reply: Reply, now: float) -> None:

@@ -24,11 +24,12 @@ BROADCAST_MAC = b"\xff" * 6
 ANY = IPv4Address(0)
 BROADCAST = IPv4Address(0xFFFFFFFF)
 
+_PORTS = struct.pack(">HH", SERVER_PORT, CLIENT_PORT)
 _BROADCAST_FLAG = 0x8000
 _MIN_MESSAGE = 300
 """BOOTP's fixed size (RFC 951 §3); some servers drop what is shorter."""
 _MAX_MESSAGE_SIZE = 1472
-_UDP_BEGIN = 14
+_IP_BEGIN = 14
 
 
 class MessageType(IntEnum):
@@ -182,7 +183,7 @@ def parse_reply(frame: bytes | memoryview) -> Reply | None:
     """
     if len(frame) < 42 or frame[12:14] != b"\x08\x00" or frame[23] != IP_PROTO_UDP:
         return None
-    begin = _UDP_BEGIN + (frame[14] & 0x0F) * 4
+    begin = _IP_BEGIN + (frame[14] & 0x0F) * 4
     if frame[begin : begin + 4] != _PORTS or frame[20] & 0x3F or frame[21]:
         return None
     try:
@@ -205,9 +206,6 @@ def parse_reply(frame: bytes | memoryview) -> Reply | None:
         server_mac=bytes(frame[6:12]),
         options=options,
     )
-
-
-_PORTS = struct.pack(">HH", SERVER_PORT, CLIENT_PORT)
 
 
 def _is_domain(name: str) -> bool:

@@ -6,19 +6,22 @@ crash, when the next agent begins.  What somebody else has written in the meanti
 stays: the agent only replaces what begins with its own first line.
 
 A write is atomic, by a new file renamed over the old one.  In a container /etc/resolv.conf is
-often a bind mount, which cannot be renamed over; it is written in place.
+often a bind mount, which cannot be renamed over, or /etc is not writable; then it is written in
+place.
 """
 
 import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 
 FIRST_LINE = "# Written by vsock-tap; the original comes back when it ends."
-_NOT_RENAMED_OVER = (errno.EBUSY, errno.EXDEV)
+_IN_PLACE = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors of making and renaming a file after which the old one may still be writable."""
 
 
 class ResolvConf:
@@ -26,8 +29,9 @@ class ResolvConf:
 
     def __init__(self, path: Path, state_directory: Path) -> None:
         self._path = path
-        self._original = state_directory / "resolv.conf"
-        self._absent = state_directory / "resolv.conf.absent"
+        # Two machines may share /run and not /etc: containers and network namespaces do.
+        self._name = f"resolv.conf.{os.stat('/proc/self/ns/mnt').st_ino}"
+        self._state = state_directory
 
     def write(self, nameservers: Sequence[IPv4Address], search: Sequence[str]) -> None:
         """Let names be looked up at `nameservers`, and unqualified ones in `search` as well."""
@@ -38,10 +42,12 @@ class ResolvConf:
             lines.append("search " + " ".join(search))
         lines += [f"nameserver {address}" for address in nameservers]
         text = "\n".join(lines) + "\n"
-        new = self._path.with_name(f".{self._path.name}.vsock-tap")
-        new.write_text(text, encoding="ascii")
-        new.chmod(0o644)
-        if not self._put_in_place(new):
+
+        def make(path: Path) -> None:
+            path.write_text(text, encoding="ascii")
+            path.chmod(0o644)
+
+        if not self._replace(make):
             self._path.write_text(text, encoding="ascii")
 
     def restore(self) -> bool:
@@ -52,12 +58,23 @@ class ResolvConf:
             if self._absent.exists():
                 self._path.unlink()
             elif os.path.lexists(self._original):
-                self._put_back()
+                if not self._replace(lambda path: _copy(self._original, path)):
+                    self._path.write_bytes(self._original.read_bytes())
             else:
                 return False
         finally:
             self._forget()
+            with contextlib.suppress(OSError):
+                self._state.rmdir()
         return True
+
+    @property
+    def _original(self) -> Path:
+        return self._state / self._name
+
+    @property
+    def _absent(self) -> Path:
+        return self._state / f"{self._name}.absent"
 
     def _is_ours(self) -> bool:
         try:
@@ -67,26 +84,30 @@ class ResolvConf:
             return False
 
     def _set_aside(self) -> None:
-        self._original.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        try:
+            self._state.mkdir(mode=0o755, parents=True, exist_ok=True)
+        except PermissionError:
+            # An ordinary user, root only of a namespace: kept, but not found after a crash.
+            self._state = Path(tempfile.mkdtemp(prefix="vsock-tap-"))
         self._forget()
         if os.path.lexists(self._path):
             _copy(self._path, self._original)
         else:
             self._absent.touch()
 
-    def _put_back(self) -> None:
-        new = self._path.with_name(f".{self._path.name}.vsock-tap")
-        _copy(self._original, new)
-        if not self._put_in_place(new):
-            self._path.write_bytes(self._original.read_bytes())
+    def _replace(self, make: Callable[[Path], None]) -> bool:
+        """Let `make` write a new file and rename it over the old one.
 
-    def _put_in_place(self, new: Path) -> bool:
-        """Rename `new` over the file; returns False, and removes it, where that cannot be."""
+        Returns False where that cannot be but the old one might still be written.
+        """
+        new = self._path.with_name(f".{self._path.name}.vsock-tap")
         try:
+            make(new)
             os.replace(new, self._path)
         except OSError as error:
-            new.unlink()
-            if error.errno not in _NOT_RENAMED_OVER:
+            with contextlib.suppress(OSError):
+                new.unlink()
+            if error.errno not in _IN_PLACE:
                 raise
             return False
         return True
@@ -101,5 +122,5 @@ def _copy(source: Path, target: Path) -> None:
     target.unlink(missing_ok=True)
     shutil.copy2(source, target, follow_symlinks=False)
     owner = source.lstat()
-    with contextlib.suppress(PermissionError):
+    with contextlib.suppress(OSError):  # EPERM, or EINVAL for an owner unknown to the namespace
         os.chown(target, owner.st_uid, owner.st_gid, follow_symlinks=False)
