@@ -60,7 +60,7 @@ def consumed(c: Connection, count: int, now: float) -> None:
 
 def shutdown(c: Connection, now: float) -> None:
     """End the outgoing stream behind what is queued: RFC 9293's CLOSE."""
-    if c.fin_queued or c.state not in (State.SYN_RECEIVED, *_ESTABLISHED):
+    if c.fin_queued or c.state not in (State.SYN_SENT, State.SYN_RECEIVED, *_ESTABLISHED):
         return
     c.fin_queued = True
     if c.state is State.ESTABLISHED:

@@ -17,6 +17,7 @@ class CongestionControl(Protocol):
     """What the engine asks of an algorithm; `cwnd` in bytes is read before every segment."""
 
     cwnd: int
+    mss: int
 
     def acknowledged(self, count: int, flight: int, now: float) -> None:
         """Take note of `count` newly acknowledged bytes; `flight` was outstanding before."""

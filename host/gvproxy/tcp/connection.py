@@ -200,7 +200,7 @@ class Connection:
     fin_seen: bool = False
     eof_told: bool = False
     ack: Ack = Ack.NONE
-    interactive: bool = False  # the guest's data is answered by data: a delayed ACK rides along
+    interactive: bool = True  # the guest's data is answered by data: a delayed ACK rides along
 
     # Options
     timestamps: bool = False

@@ -8,7 +8,8 @@ from math import inf
 
 from gvproxy.tcp import output
 from gvproxy.tcp.buffers import Reassembly
-from gvproxy.tcp.connection import WINDOW_SHIFT, Ack, Connection, End, State, Timer
+from gvproxy.tcp.connection import MAX_SEGMENT, WINDOW_SHIFT, Ack, Connection, End, State, Timer
+from gvproxy.tcp.rtt import RTO_AFTER_LOST_SYN
 from gvproxy.tcp.seq import MASK, unwrap
 from gvproxy.tcp.timers import FIN_WAIT_2_TIME, TIME_WAIT_TIME
 from gvproxy.wire import tcp as wire
@@ -17,7 +18,6 @@ CHALLENGE_INTERVAL = 0.1
 """Seconds between two challenge ACKs of one connection (RFC 5961 §7 wants a limit)."""
 DUP_THRESHOLD = 3  # RFC 5681 §3.2
 
-_BEFORE_ESTABLISHED = (State.SYN_SENT, State.SYN_RECEIVED)
 _TEXT = (State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2)
 
 
@@ -51,7 +51,9 @@ def may_reopen(c: Connection, segment: Segment) -> bool:
     ):
         return False
     if c.timestamps and segment.options.timestamps:
-        return 0 < (segment.options.timestamps[0] - c.ts_recent) & MASK < 0x80000000
+        age = (segment.options.timestamps[0] - c.ts_recent) & MASK
+        if age:
+            return age < 0x80000000
     return unwrap(segment.seq, c.rcv_nxt) > c.rcv_nxt
 
 
@@ -69,30 +71,39 @@ def segment_arrives(c: Connection, segment: Segment, now: float) -> None:
 
 def _listen(c: Connection, segment: Segment) -> None:
     """RFC 9293 §3.10.7.2; a SYN that comes again finds the decision still open."""
-    if c.rcv_nxt or segment.flags & (wire.RST | wire.ACK) or not segment.flags & wire.SYN:
+    if segment.flags & wire.RST:
         return
-    _take_syn(c, segment)
-    c.rcv_shift = WINDOW_SHIFT if segment.options.window_shift is not None else 0
-    c.snd_wnd = segment.window
+    if segment.flags & wire.ACK:
+        _refuse_ack(c, segment)
+    elif segment.flags & wire.SYN:
+        # Its text is not kept: the SYN alone is acknowledged, and the guest sends it again.
+        _take_syn(c, segment)
+
+
+def _refuse_ack(c: Connection, segment: Segment) -> None:
+    """Reset whoever acknowledges what was never sent, and stay as we are."""
+    c.counters.resets_out += 1
+    c.path.send(segment.ack, 0, wire.RST, 0, b"", b"", c.mss)
 
 
 def _take_syn(c: Connection, segment: Segment) -> None:
-    """Keep what the guest's SYN says: its numbers and what it can do."""
+    """Keep what the guest's SYN says: its numbers, its window and what it can do."""
     options = segment.options
     c.irs = segment.seq
     c.rcv_nxt = c.rcv_adv = c.rcv_acked = segment.seq + 1
+    c.snd_wnd = segment.window  # never scaled in a SYN (RFC 7323 §2.2)
     c.sack = options.sack_permitted
-    mss = min(max(options.mss or wire.DEFAULT_MSS, wire.MIN_MSS), c.mss_offered)
+    mss = min(max(options.mss or wire.DEFAULT_MSS, wire.MIN_MSS), c.mss_offered, MAX_SEGMENT)
+    c.timestamps = options.timestamps is not None
     if options.timestamps is not None:
-        c.timestamps = True
         c.ts_recent = options.timestamps[0]
         mss -= wire.TIMESTAMPS.size
     c.mss = c.congestion.mss = mss
     if options.window_shift is None:
-        c.rcv_shift = 0
+        c.rcv_shift = c.snd_shift = 0
         c.rcv_limit = min(c.rcv_limit, 0xFFFF)
     else:
-        c.snd_shift = options.window_shift
+        c.rcv_shift, c.snd_shift = WINDOW_SHIFT, options.window_shift
 
 
 def _syn_sent(c: Connection, segment: Segment, now: float) -> None:
@@ -103,8 +114,7 @@ def _syn_sent(c: Connection, segment: Segment, now: float) -> None:
         acceptable = segment.ack == c.snd_nxt & MASK
         if not acceptable:
             if not flags & wire.RST:
-                c.counters.resets_out += 1
-                c.path.send(segment.ack, 0, wire.RST, 0, b"", b"", c.mss)
+                _refuse_ack(c, segment)
             return
     if flags & wire.RST:
         if acceptable:
@@ -115,17 +125,16 @@ def _syn_sent(c: Connection, segment: Segment, now: float) -> None:
         return
     _take_syn(c, segment)
     c.rcv_adv += min(c.rcv_limit, 0xFFFF)  # what our SYN offered
-    c.snd_wnd = segment.window
     if acceptable:
         c.snd_una = c.snd_nxt
-        _enter_established(c, segment, now)
         c.ack = Ack.NOW
+        _enter_established(c, now)
     else:
         c.state = State.SYN_RECEIVED  # simultaneous open
         output.emit_syn(c, now)
 
 
-def _enter_established(c: Connection, segment: Segment, now: float) -> None:
+def _enter_established(c: Connection, now: float) -> None:
     c.state = State.ESTABLISHED
     c.counters.established += 1
     c.snd_wl1, c.snd_wl2 = c.rcv_nxt, c.snd_una
@@ -135,6 +144,8 @@ def _enter_established(c: Connection, segment: Segment, now: float) -> None:
     if c.timed_seq >= 0:
         c.rtt.sample(now - c.timed_at)
         c.timed_seq = -1
+    else:
+        c.rtt.rto = RTO_AFTER_LOST_SYN
     if c.fin_queued:
         c.state = State.FIN_WAIT_1
     if c.user is not None:
@@ -144,18 +155,17 @@ def _enter_established(c: Connection, segment: Segment, now: float) -> None:
 def _otherwise(c: Connection, segment: Segment, now: float) -> None:
     """RFC 9293 §3.10.7.4, after the timestamp check of RFC 7323 §5.3."""
     seq = unwrap(segment.seq, c.rcv_nxt)
+    if c.state is State.SYN_RECEIVED and segment.flags & wire.SYN and seq == c.irs:
+        if not segment.flags & wire.ACK:
+            output.emit_syn(c, now)  # our SYN-ACK was lost
+            return
+        # Simultaneous open, line 7 of figure 7: the SYN is known, what counts is the ACK.
+        segment.flags &= ~wire.SYN
+        seq += 1
     if not _check_timestamp(c, segment) or not _check_sequence(c, segment, seq):
-        # An answer helps whoever lost ours; also the way keep-alives are answered (§3.8.4).
-        if not segment.flags & wire.RST:
-            if segment.flags & wire.SYN and c.state is State.SYN_RECEIVED and seq == c.irs:
-                output.emit_syn(c, now)  # our SYN-ACK was lost
-            elif segment.flags & wire.SYN:
-                _challenge(c, now)
-            else:
-                c.ack = Ack.NOW
-                if c.state is State.TIME_WAIT:
-                    c.arm(Timer.TIME_WAIT, now + TIME_WAIT_TIME)
+        _unacceptable(c, segment, now)
         return
+    _keep_timestamp(c, segment, seq)
     if segment.flags & wire.RST:
         _check_reset(c, seq, now)
         return
@@ -169,16 +179,38 @@ def _otherwise(c: Connection, segment: Segment, now: float) -> None:
     _process_text(c, segment, seq, now)
 
 
+def _unacceptable(c: Connection, segment: Segment, now: float) -> None:
+    """Answer a segment outside the window: it helps whoever lost ours, and keep-alives (§3.8.4)."""
+    if segment.flags & wire.RST:
+        return
+    if (segment.payload or segment.flags & wire.FIN) and not segment.flags & wire.SYN:
+        c.ack = Ack.NOW
+        if c.state is State.TIME_WAIT:
+            c.arm(Timer.TIME_WAIT, now + TIME_WAIT_TIME)
+    else:
+        # At a limited rate: the answer to an acknowledgment may be as unacceptable over there.
+        _challenge(c, now)
+
+
 def _check_timestamp(c: Connection, segment: Segment) -> bool:
-    """Drop old duplicates by their timestamp (PAWS); keep the newest one to echo."""
+    """Tell an old duplicate by its timestamp: PAWS, RFC 7323 §5.3 R1.
+
+    Deviation: §3.2 would drop a segment that lacks timestamps; Linux takes it.
+    """
     stamps = segment.options.timestamps
-    if not c.timestamps or stamps is None:
-        return True
-    if (stamps[0] - c.ts_recent) & MASK > 0x7FFFFFFF and not segment.flags & wire.RST:
-        return False
-    if unwrap(segment.seq, c.rcv_nxt) <= c.rcv_acked:
+    return (
+        not c.timestamps
+        or stamps is None
+        or bool(segment.flags & wire.RST)
+        or (stamps[0] - c.ts_recent) & MASK <= 0x7FFFFFFF
+    )
+
+
+def _keep_timestamp(c: Connection, segment: Segment, seq: int) -> None:
+    """Remember the timestamp to echo: RFC 7323 §5.3 R3."""
+    stamps = segment.options.timestamps
+    if c.timestamps and stamps is not None and seq <= c.rcv_acked and not segment.flags & wire.RST:
         c.ts_recent = stamps[0]
-    return True
 
 
 def _check_sequence(c: Connection, segment: Segment, seq: int) -> bool:
@@ -204,9 +236,7 @@ def _check_reset(c: Connection, seq: int, now: float) -> None:
         _challenge(c, now)
         return
     c.counters.resets_in += 1
-    if c.inbox and c.user is not None:
-        views, c.inbox = c.inbox, []
-        c.rcv_held -= c.user.received(views, now)
+    output.hand_over(c, now)
     output.close(c, End.DONE if c.state is State.TIME_WAIT else End.RESET, now)
 
 
@@ -223,12 +253,12 @@ def _process_ack(c: Connection, segment: Segment, seq: int, now: float) -> bool:
     ack = unwrap(segment.ack, c.snd_una)
     if c.state is State.SYN_RECEIVED:
         if ack != c.snd_nxt:
-            c.counters.resets_out += 1
-            c.path.send(segment.ack, 0, wire.RST, 0, b"", b"", c.mss)
+            _refuse_ack(c, segment)
             return False
         c.snd_una = ack
         c.snd_wnd = segment.window << c.snd_shift
-        _enter_established(c, segment, now)
+        _enter_established(c, now)
+        return True
     if ack > c.snd_max or ack < c.snd_una - max(c.max_snd_wnd, 0xFFFF):
         _challenge(c, now)  # RFC 5961 §5
         return False

@@ -78,10 +78,13 @@ def emit_syn(c: Connection, now: float) -> None:
     window = min(c.rcv_limit, 0xFFFF)  # never scaled in a SYN (RFC 7323 §2.2)
     c.rcv_adv = c.rcv_nxt + window
     c.rcv_acked = c.rcv_nxt
-    c.snd_nxt = c.snd_max = c.iss + 1
     c.counters.segments_out += 1
-    if c.timed_seq < 0 and not c.retries:
-        c.timed_seq, c.timed_at = c.snd_nxt, now
+    if c.snd_max == c.iss:
+        c.snd_nxt = c.snd_max = c.timed_seq = c.iss + 1
+        c.timed_at = now
+    else:
+        c.counters.retransmits += 1
+        c.timed_seq = -1  # Karn: which one will be acknowledged?
     c.path.send(c.iss & MASK, c.rcv_nxt & MASK, flags, window, options, b"", c.mss)
     c.arm(Timer.RETRANSMIT, now + c.rtt.rto)
 
@@ -157,14 +160,21 @@ def retransmit_first(c: Connection, now: float) -> None:
         emit(c, una, wire.ACK | wire.FIN, b"", now)
 
 
+def hand_over(c: Connection, now: float) -> None:
+    """Give the user what came in during this batch; no view outlives the call."""
+    if c.inbox and c.user is not None:
+        views, c.inbox = c.inbox, []
+        done = c.user.received(views, now)  # and it may call `consumed` meanwhile
+        c.rcv_held -= done
+
+
 def flush(c: Connection, now: float) -> None:
     """End a batch: hand over what came in, send what may go out, acknowledge once."""
     c.touched = False
     user = c.user
     if user is not None:
         if c.inbox:
-            views, c.inbox = c.inbox, []
-            c.rcv_held -= user.received(views, now)
+            hand_over(c, now)
         if c.fin_seen and not c.eof_told and c.user is not None:
             c.eof_told = True
             user.received_eof(now)
@@ -189,6 +199,8 @@ def flush(c: Connection, now: float) -> None:
 
 def reset(c: Connection) -> None:
     """Send a RST that the guest must believe (RFC 9293 §3.10.5, §3.5.2)."""
+    if c.state is State.SYN_SENT:
+        return  # nobody has answered yet
     c.counters.resets_out += 1
     if c.state in (State.LISTEN, State.SYN_RECEIVED):
         c.path.send(
@@ -200,7 +212,7 @@ def reset(c: Connection) -> None:
             b"",
             c.mss,
         )
-    elif c.state is not State.SYN_SENT:
+    else:
         seq = acceptable_seq(c)
         c.path.send(seq & MASK, c.rcv_nxt & MASK, wire.RST | wire.ACK, 0, b"", b"", c.mss)
 

@@ -6,6 +6,7 @@ MIN_RTO = 0.2
 """Deviation: RFC 6298 (2.4) says 1 s; the link is local, and Linux has used 200 ms for decades."""
 MAX_RTO = 60.0  # RFC 6298 (2.5): at least 60 s
 INITIAL_RTO = 1.0  # RFC 6298 (2.1)
+RTO_AFTER_LOST_SYN = 3.0  # RFC 6298 (5.7)
 _GRANULARITY = 0.001
 
 

@@ -45,7 +45,6 @@ def _retransmit(c: Connection, now: float) -> None:
     c.rtt.back_off()
     c.timed_seq = -1
     if c.state in (State.SYN_SENT, State.SYN_RECEIVED):
-        c.counters.retransmits += 1
         output.emit_syn(c, now)
         return
     if c.retries == 1:

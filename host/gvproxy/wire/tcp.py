@@ -28,8 +28,8 @@ OPTION_TIMESTAMPS = 8
 
 MAX_WINDOW_SHIFT = 14  # RFC 7323 §2.3
 DEFAULT_MSS = 536  # RFC 9293 §3.7.1: when the other side names none
-MIN_MSS = 64
-"""Below this a SYN's MSS is an attack on our time: Linux refuses less than 48."""
+MIN_MSS = 88
+"""Below this a SYN's MSS is an attack on our time; Linux: TCP_MIN_MSS."""
 
 TIMESTAMPS_WORD = 0x0101080A
 """NOP, NOP, kind 8, length 10: the shape of RFC 7323 appendix A that everyone sends."""

@@ -69,7 +69,7 @@ class Bench:
         self.forgotten = False
         self.got = 0  # bytes of the guest's stream handed over
         self.put = 0  # bytes of ours
-        self.on_received: list[str] = []  # calls to make from within `received`
+        self.calls: dict[str, str] = {}  # to make from within a call of the engine's
         self._edge = -inf
         self._accepted = -inf
 
@@ -122,25 +122,31 @@ class Bench:
 
     def established(self, now: float) -> None:
         self._tell("established")
+        self._react("established")
 
     def received(self, views: list[memoryview | bytes], now: float) -> int:
         data = b"".join(views)
         assert data == pattern(self.got, len(data)), "bytes were lost, doubled or changed"
         self.got += len(data)
         self._tell(f"received {len(data)}")
-        for call in self.on_received:
-            self.call(*call.split())
+        self._react("received")
         return 0 if self.keeping else len(data)
 
     def received_eof(self, now: float) -> None:
         self._tell("eof")
+        self._react("eof")
 
     def writable(self, now: float) -> None:
         self._tell("writable")
+        self._react("writable")
 
     def ended(self, end: End, now: float) -> None:
         assert self.c.user is None
         self._tell(f"ended {end.name}")
+
+    def _react(self, what: str) -> None:
+        if what in self.calls:
+            self.call(*self.calls.pop(what).split())
 
     def _tell(self, what: str) -> None:
         self.log.append(Told(self.now, what))
@@ -199,8 +205,8 @@ class Bench:
             if self.waiting and not self.congested:
                 self.waiting = False
                 output.flush(c, now)
-        elif name == "on_received":
-            self.on_received = [" ".join(arguments)] if arguments else []
+        elif name.startswith("on_"):
+            self.calls[name[3:]] = " ".join(arguments)
         elif name == "drop":
             calls.drop(c, now)
         else:

@@ -29,7 +29,7 @@ from .bench import Bench, Sent, Told, pattern
 
 _LINE = re.compile(r"(?:\+(?P<time>[\d.]+)\s+)?(?P<kind>[<>&!?=])\s*(?P<rest>.*)")
 _SEGMENT = re.compile(
-    r"(?P<flags>[SFRPU.]+)\s+(?P<seq>-?\d+)(?::(?P<end>-?\d+))?(?:\s+ack (?P<ack>-?\d+))?"
+    r"(?P<flags>[SFRPU.]+)\s+(?P<seq>-?\d+|zero)(?::(?P<end>-?\d+))?(?:\s+ack (?P<ack>-?\d+))?"
     r"(?:\s+win (?P<win>\d+))?(?:\s+\[(?P<options>.*)\])?$"
 )
 _FLAGS = {"S": wire.SYN, "F": wire.FIN, "R": wire.RST, "P": wire.PSH, ".": wire.ACK, "U": 0x20}
@@ -150,6 +150,9 @@ class Trace:
         flags = _flags(match)
         shift = 0 if flags & wire.SYN else self.bench.c.rcv_shift
         assert flags == sent.flags, "other flags"
+        if match["seq"] == "zero":
+            assert sent.seq == 0, "another sequence number"
+            return
         assert self._ours(sent.seq) == int(match["seq"]), "another sequence number"
         assert len(sent.payload) == int(match["end"] or match["seq"]) - int(match["seq"]), "size"
         if flags & wire.ACK:
@@ -199,10 +202,10 @@ class Trace:
             assert str(actual) == value, f"{name} is {actual}"
 
     def _ours(self, number: int) -> int:
-        return unwrap(number, self.bench.c.snd_una) - self.bench.iss
+        return unwrap(number - self.bench.iss & MASK, 0)
 
     def _guests(self, number: int) -> int:
-        return unwrap(number, self.bench.c.rcv_nxt) - self.bench.irs
+        return unwrap(number - self.bench.irs & MASK, 0)
 
     def _pending(self) -> str:
         return "".join(f"\n    happened: {self._show(entry)}" for entry in self.bench.log)
