@@ -73,6 +73,8 @@ class RequestReader:
         if event is h11.NEED_DATA:
             return None
         assert isinstance(event, h11.Request)
+        if event.http_version not in (b"1.0", b"1.1"):
+            raise UpgradeError(f"HTTP/{event.http_version.decode('ascii')} is not spoken here")
         head, rest = _split(self._received, self._http)
         return Request(
             method=event.method.decode("ascii"),

@@ -1,0 +1,242 @@
+"""Endpoint URLs: what is read, what is refused, and the sockets behind them."""
+
+import asyncio
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+from taplink.endpoint import MAX_UNIX_PATH, Endpoint, EndpointError, Scheme, connect, listen, parse
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint"),
+    [
+        ("vsock://2:1024/connect", Endpoint(Scheme.VSOCK, cid=2, port=1024)),
+        ("vsock://2:1024", Endpoint(Scheme.VSOCK, cid=2, port=1024)),
+        ("vsock://2:1024/", Endpoint(Scheme.VSOCK, cid=2, port=1024)),
+        ("vsock://3:99/other", Endpoint(Scheme.VSOCK, cid=3, port=99, request_path="/other")),
+        ("vsock://:1024", Endpoint(Scheme.VSOCK, cid=None, port=1024)),
+        ("vsock://4294967295:1", Endpoint(Scheme.VSOCK, cid=None, port=1)),
+        ("vsock://2:4294967295", Endpoint(Scheme.VSOCK, cid=2, port=4294967295)),
+        ("VSOCK://2:1024", Endpoint(Scheme.VSOCK, cid=2, port=1024)),
+        ("unix:///run/g.sock", Endpoint(Scheme.UNIX, path="/run/g.sock")),
+        ("unix:///run/a%20b", Endpoint(Scheme.UNIX, path="/run/a b")),
+        ("unix:///run/ä", Endpoint(Scheme.UNIX, path="/run/ä")),
+        ("unix:///" + "a" * 106, Endpoint(Scheme.UNIX, path="/" + "a" * 106)),
+        ("tcp://127.0.0.1:80", Endpoint(Scheme.TCP, host="127.0.0.1", port=80)),
+        ("tcp://[::1]:80", Endpoint(Scheme.TCP, host="::1", port=80)),
+        ("tcp://host:80/x", Endpoint(Scheme.TCP, host="host", port=80, request_path="/x")),
+        ("tcp://:80", Endpoint(Scheme.TCP, host="", port=80)),
+        ("unixpacket:///run/b", Endpoint(Scheme.UNIXPACKET, path="/run/b")),
+        ("unixgram:///run/v", Endpoint(Scheme.UNIXGRAM, path="/run/v")),
+        ("stdio:///bin/gvproxy?debug=1", Endpoint(Scheme.STDIO, path="/bin/gvproxy")),
+    ],
+)
+def test_parse(url: str, endpoint: Endpoint) -> None:
+    assert parse(url) == endpoint
+    assert str(parse(url)) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "vsock",
+        "vsock:",
+        "vsock:2:1024",
+        "://2:1024",
+        "http://2:1024",
+        "vsock://",
+        "vsock://2",
+        "vsock://2:",
+        "vsock://2:x",
+        "vsock://2:-1",
+        "vsock://2:+1",
+        "vsock://2:1_0",
+        "vsock://2:٣",
+        "vsock://2:4294967296",
+        "vsock://4294967296:1",
+        "vsock://host:1024",
+        "vsock://null:1024/dir",
+        "vsock://2:1024/ä",
+        "vsock://2:1024/connect?x=1",
+        "vsock://2:1024/connect#x",
+        "vsock://user@2:1024",
+        "unix://",
+        "unix:///",
+        "unix:/run/g.sock",
+        "unix://run/g.sock",
+        "unix:///run/%00",
+        "unix:///" + "a" * MAX_UNIX_PATH,
+        "unix:///" + "ä" * 54,
+        "tcp://127.0.0.1",
+        "tcp://127.0.0.1:",
+        "tcp://127.0.0.1:65536",
+        "tcp://::1:80",
+        "tcp://[::1",
+        "tcp://hôst:80",
+        "tcp://host:80/a b",
+        "tcp://host:80/a\r\nHost: evil",
+        "tcp://host:80\n",
+        "unix:///run/\x7f",
+    ],
+)
+def test_parse_refuses(url: str) -> None:
+    with pytest.raises(EndpointError) as refusal:
+        parse(url)
+    message = str(refusal.value)
+    assert "\n" not in message
+    assert "\r" not in message
+    assert url in message or repr(url) in message
+
+
+def _unix(path: Path) -> Endpoint:
+    return parse(f"unix://{path}")
+
+
+def test_unix_both_ends(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with listen(_unix(tmp_path / "s")) as listener:
+            assert not listener.getblocking()
+            with await connect(_unix(tmp_path / "s"), 5) as near:
+                far, _ = listener.accept()
+                with far:
+                    assert not near.getblocking()
+                    near.send(b"frame")
+                    assert far.recv(10) == b"frame"
+
+    asyncio.run(scenario())
+
+
+def test_a_unix_listener_is_its_owners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = []
+    bind = socket.socket.bind
+
+    def bind_and_look(sock: socket.socket, address: str) -> None:
+        bind(sock, address)
+        modes.append(stat.S_IMODE(os.stat(address).st_mode))
+
+    monkeypatch.setattr(socket.socket, "bind", bind_and_look)
+    mask = os.umask(0)
+    try:
+        listen(_unix(tmp_path / "s")).close()
+        assert os.umask(0) == 0
+    finally:
+        os.umask(mask)
+    assert modes == [0o600]
+
+
+def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
+    listen(_unix(tmp_path / "s")).close()
+    assert (tmp_path / "s").is_socket()
+    listen(_unix(tmp_path / "s")).close()
+
+
+def test_a_unix_socket_in_use_is_left_alone(tmp_path: Path) -> None:
+    with (
+        listen(_unix(tmp_path / "s")),
+        pytest.raises(EndpointError, match="somebody listens"),
+    ):
+        listen(_unix(tmp_path / "s"))
+    with listen(_unix(tmp_path / "t"), backlog=0), socket.socket(socket.AF_UNIX) as waiting:
+        waiting.connect(str(tmp_path / "t"))  # fills the backlog: the probe gets EAGAIN
+        with pytest.raises(EndpointError, match="somebody listens"):
+            listen(_unix(tmp_path / "t"))
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_what_is_no_socket_is_left_alone(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "s"
+    if kind == "file":
+        path.write_text("precious")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "elsewhere")
+    before = path.lstat()
+    with pytest.raises(EndpointError, match="not a socket"):
+        listen(_unix(path))
+    assert path.lstat() == before
+
+
+def test_a_datagram_socket_is_left_alone(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(tmp_path / "s"))
+        with pytest.raises(EndpointError):
+            listen(_unix(tmp_path / "s"))
+
+
+def test_listen_names_what_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "s"
+    with pytest.raises(EndpointError, match=f"unix://{path}: No such file or directory"):
+        listen(_unix(path))
+
+
+def test_connect_is_refused(tmp_path: Path) -> None:
+    listen(_unix(tmp_path / "s")).close()
+    with pytest.raises(ConnectionRefusedError):
+        asyncio.run(connect(_unix(tmp_path / "s"), 5))
+    with pytest.raises(FileNotFoundError):
+        asyncio.run(connect(_unix(tmp_path / "t"), 5))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_tcp_both_ends(host: str) -> None:
+    async def scenario() -> None:
+        with listen(parse(f"tcp://{host}:0")) as listener:
+            port = listener.getsockname()[1]
+            default = socket.socket(listener.family, socket.SOCK_STREAM)
+            with default, await connect(parse(f"tcp://{host}:{port}"), 5) as near:
+                assert not near.getblocking()
+                assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            with (
+                pytest.raises(EndpointError, match="Address already in use"),
+                listen(parse(f"tcp://{host}:{port}")),
+            ):
+                pass
+
+    asyncio.run(scenario())
+
+
+def test_tcp_on_every_address() -> None:
+    with listen(parse("tcp://:0")) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port), 5):
+            pass
+
+
+def test_tcp_connect_is_refused() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(ConnectionRefusedError):
+            asyncio.run(connect(parse(url), 5))
+
+
+def test_connect_takes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async def never(*_: object, **__: object) -> list[object]:
+            await asyncio.Event().wait()
+            return []
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
+        with pytest.raises(TimeoutError):
+            await connect(parse("tcp://slow.test:1"), 0)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("url", ["unixpacket:///a", "unixgram:///a", "stdio:///a"])
+def test_other_transports_are_not_there_yet(url: str) -> None:
+    with pytest.raises(EndpointError, match="not supported yet"):
+        asyncio.run(connect(parse(url), 5))
+    with pytest.raises(EndpointError, match="not supported yet"):
+        listen(parse(url))
+
+
+@pytest.mark.parametrize("url", ["tcp://:80", "vsock://:1024"])
+def test_a_connection_needs_a_peer(url: str) -> None:
+    with pytest.raises(EndpointError):
+        asyncio.run(connect(parse(url), 5))
