@@ -134,8 +134,8 @@ def test_refusals_name_the_interface(machine: Namespace) -> None:
         with open_inside(machine, "tap6", preexisting=True):
             with pytest.raises(TapError, match="tap6: in use"):
                 open_inside(machine, "tap6", preexisting=True)
-            with pytest.raises(TapError, match="tap6: the interface exists"):
-                open_inside(machine, "tap6")
+        with pytest.raises(TapError, match="tap6: the interface exists"):
+            open_inside(machine, "tap6")
         for name, reason in (
             ("tun6", "not a tap"),
             ("lo", "not a tap"),

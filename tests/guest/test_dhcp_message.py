@@ -1,0 +1,82 @@
+"""DHCP options as they come from servers."""
+
+import struct
+from ipaddress import IPv4Address
+
+import pytest
+from dpkt.dhcp import DHCP
+from vsock_tap.dhcp_message import Option, Reply, parse_reply
+
+from tests.guest.server import OFFER, answer
+
+ASKED = DHCP(xid=7, chaddr=bytes.fromhex("5a94efe40cee"))
+
+
+def reply(options: dict[int, bytes]) -> Reply:
+    parsed = parse_reply(answer(ASKED, OFFER, "192.168.127.2", options))
+    assert parsed is not None
+    assert parsed.xid == 7
+    return parsed
+
+
+@pytest.mark.parametrize(
+    ("mask", "length"),
+    [
+        ("ffffff00", 24),
+        ("ffffffff", 32),
+        ("00000000", 0),
+        ("fffffffe", 31),
+        ("ff00ff00", None),
+        ("00ffffff", None),
+        ("ffffff", None),
+        ("", None),
+    ],
+)
+def test_prefix_length(mask: str, length: int | None) -> None:
+    assert reply({1: bytes.fromhex(mask)}).prefix_length() == length
+
+
+def test_addresses() -> None:
+    one, two = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
+    parsed = reply({6: one.packed + two.packed + b"xyz", 3: b""})
+    assert parsed.addresses(Option.DOMAIN_NAME_SERVER) == (one, two)
+    assert parsed.address(Option.ROUTER) is None
+
+
+def test_number() -> None:
+    parsed = reply({26: struct.pack(">H", 1400), 58: b"\x01"})
+    assert parsed.number(Option.INTERFACE_MTU, 2) == 1400
+    assert parsed.number(Option.RENEWAL_TIME, 4) is None
+    assert parsed.number(Option.REBINDING_TIME, 4) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "domains"),
+    [
+        ({}, ()),
+        ({15: b"example.test"}, ("example.test",)),
+        ({15: b"example.test."}, ("example.test",)),
+        ({15: b"example.test\0"}, ()),
+        ({15: b"a b"}, ()),
+        ({15: b"a\nnameserver 6.6.6.6"}, ()),
+        ({15: b"\xff"}, ()),
+        ({119: b"\x01a\x04test\0"}, ("a.test",)),
+        ({119: b"\x01a\x04test\0\x01b\xc0\x02"}, ("a.test", "b.test")),  # RFC 3397 §2
+        ({119: b"\x01a\x04test\0", 15: b"other.test"}, ("a.test",)),
+        ({119: b"\x01a\x04test\0\x05b"}, ("a.test",)),
+        ({119: b"\xc0\x00"}, ()),
+        ({119: b"\x03a\nb\0"}, ()),
+        ({119: b"\0"}, ()),
+        ({119: b"\x02_x\x04test\0"}, ("_x.test",)),
+    ],
+)
+def test_search_domains(options: dict[int, bytes], domains: tuple[str, ...]) -> None:
+    assert reply(options).search_domains() == domains
+
+
+def test_an_option_in_pieces_is_joined() -> None:
+    message = DHCP(op=2, xid=7, opts=[(53, b"\x02"), (15, b"exam"), (15, b"ple.test")])
+    whole = answer(ASKED, OFFER)
+    parsed = parse_reply(whole[:42] + bytes(message))
+    assert parsed is not None
+    assert parsed.search_domains() == ("example.test",)
