@@ -100,6 +100,7 @@ class TcpFlow:
     """Implements `gvproxy.tcp.connection.User`."""
 
     __slots__ = (
+        "_ended",
         "_eof",
         "_fd",
         "_flows",
@@ -118,6 +119,7 @@ class TcpFlow:
         self._fd = sock.fileno()
         self._pending: deque[bytes] | None = None  # from the guest, for the socket
         self._eof = False  # the guest has ended its direction
+        self._ended = False  # the outside has ended its own
         self._reading = False
         self._timer: TimerHandle | None = None
         self.connection = connection
@@ -178,8 +180,8 @@ class TcpFlow:
     # What the guest does (gvproxy.tcp.connection.User)
 
     def established(self, now: float) -> None:
-        self._reading = True
-        self._loop.add_reader(self._fd, self._readable)
+        # After this batch: what the guest sent with its ACK is on its way to the socket first.
+        self._loop.call_soon(self._start_reading)
 
     def received(self, views: list[memoryview | bytes], now: float) -> int:
         done = 0
@@ -247,12 +249,16 @@ class TcpFlow:
                 return
             if not data:
                 self._stop_reading()
+                self._ended = True
                 calls.shutdown(connection, now)
                 return
             calls.send(connection, data, now)
             if len(data) < size:
                 break
-        if not self._reading:
+        self._start_reading()
+
+    def _start_reading(self) -> None:
+        if not (self._reading or self._ended) and self.connection is not None:
             self._reading = True
             self._loop.add_reader(self._fd, self._readable)
 
@@ -288,6 +294,8 @@ class TcpFlow:
             self.discard(reset=False)
 
     def _shutdown(self) -> None:
+        if self._ended:
+            return  # both directions are over: closing the socket says it all
         with suppress(OSError):  # the other side has reset: reading tells
             self._sock.shutdown(socket.SHUT_WR)
 

@@ -61,7 +61,7 @@ class StreamPort:
         """`closed` is called with the reason when the guest has gone, once."""
         self.number = -1
         self.offset = framing.offset
-        self.offload = offload
+        self.offload = int(offload)
         self.congested = False
         self.framing = framing
         self.counters = PortCounters()
@@ -121,7 +121,11 @@ class StreamPort:
         counters = self.counters
         counters.frames_in += len(frames)
         counters.bytes_in += sum(map(len, frames))
-        self._stack.receive(self, frames, self._loop.time())
+        flush_due, self._flush_due = self._flush_due, True  # here, at the end of the batch
+        try:
+            self._stack.receive(self, frames, self._loop.time())
+        finally:
+            self._flush_due = flush_due
         if not self._blocked:
             self._flush()
 

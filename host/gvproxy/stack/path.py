@@ -22,6 +22,7 @@ _START = ethernet.SIZE + ipv4.SIZE
 _CHECKSUM_ONLY = vnet.HEADER.pack(
     vnet.F_NEEDS_CSUM, vnet.GSO_NONE, 0, 0, _START, tcp.CHECKSUM_OFFSET, 0
 )
+_CSUM, _TSO4 = int(Offload.CSUM), int(Offload.TSO4)
 _FIXED = sum((ipv4.VERSION << 8, ipv4.DONT_FRAGMENT, ipv4.TTL << 8 | ipv4.PROTOCOL_TCP))
 
 
@@ -131,7 +132,7 @@ class TcpPath:
             + options
         )
         if size <= mss or not size:
-            meta, needed = _CHECKSUM_ONLY, Offload.CSUM
+            meta, needed = _CHECKSUM_ONLY, _CSUM
         else:
             if mss != self._mss:
                 self._mss = mss
@@ -144,7 +145,7 @@ class TcpPath:
                     tcp.CHECKSUM_OFFSET,
                     0,
                 )
-            meta, needed = self._gso, Offload.TSO4
+            meta, needed = self._gso, _TSO4
         port = station.port
         if port.offload & needed:
             port.send(meta, header, payload)

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from taplink.vnet import Offload
-
 
 class Port(Protocol):
     """One end of a virtual cable."""
@@ -13,8 +11,11 @@ class Port(Protocol):
     """Given by `Switch.attach`."""
     offset: int
     """Where Ethernet begins in the frames it hands in: behind a virtio-net header, or at 0."""
-    offload: Offload
-    """What may be left undone in the frames sent to it."""
+    offload: int
+    """What may be left undone in the frames sent to it: `taplink.vnet.Offload` as a plain number.
+
+    IntFlag's operators are Python code: a microsecond a segment.
+    """
     congested: bool
     """True while its queue is so full that bulk data should wait for `Stack.port_ready`."""
 

@@ -1,9 +1,9 @@
 """The gateway's stack: what happens to a batch of frames.
 
 `receive` is the hot path: one struct unpacks Ethernet, IPv4 and TCP of the expected segment, the
-raw bytes of addresses and ports find its connection, and `prediction` takes it.  Whatever is not
-expected goes through `_frame`, layer by layer.  At the batch's end each connection that was
-touched hands its data over and acknowledges once.
+raw bytes of addresses and ports find its connection, and `prediction` takes it, or `tcp.input`
+where its contents are a surprise.  Whatever looks different goes through `_frame`, layer by layer.
+At the batch's end each connection that was touched hands its data over and acknowledges once.
 
 Who is behind an address is registered with the layers: `connections.listeners`, `udp.handlers` for
 the addresses that are the gateway's own, and their `forward`, with `ip.forward_echo`, for all
@@ -20,14 +20,16 @@ from gvproxy.stack.path import TcpPath
 from gvproxy.stack.port import Port, StackConfig, StackCounters
 from gvproxy.stack.switch import Switch
 from gvproxy.stack.udp import Udp
+from gvproxy.tcp.input import Segment, segment_arrives
 from gvproxy.tcp.prediction import predict
 from gvproxy.wire import ethernet, ipv4, tcp
 from taplink import vnet
 
 # Ethernet; IPv4's version, total length, fragment and protocol; both addresses and both ports;
 # TCP's numbers, offset and flags, window; the option word, TSval and TSecr of RFC 7323 appendix A
-_EXPECTED = Struct("!14sBxH2xHxB2x12sIIHH4xII4x")
+_EXPECTED = Struct("!14sBxH2xHxB2x12sIIHH4xIII")
 _TIMESTAMPED = (tcp.SIZE + tcp.TIMESTAMPS.size) >> 2 << 12
+_SHAPE = 0xF000 | tcp.SYN
 _TRUSTED = vnet.F_NEEDS_CSUM | vnet.F_DATA_VALID
 
 
@@ -72,6 +74,7 @@ class Stack:
         offset = port.offset
         least = offset + _EXPECTED.size
         find, unpack = self.connections.find, _EXPECTED.unpack_from
+        expected = 0
         for frame in frames:
             if len(frame) >= least:
                 (
@@ -87,6 +90,7 @@ class Stack:
                     window,
                     word,
                     tsval,
+                    tsecr,
                 ) = unpack(frame, offset)
                 connection = find.get(key)
                 if connection is not None and connection.timestamps:
@@ -100,27 +104,24 @@ class Stack:
                         and protocol == ipv4.PROTOCOL_TCP
                         and version == ipv4.VERSION
                         and not fragment & FRAGMENTED
-                        and bits & 0xF000 == _TIMESTAMPED
+                        and bits & _SHAPE == _TIMESTAMPED
                         and word == tcp.TIMESTAMPS_WORD
                         and least <= end <= len(frame)
                         and (
                             (offset and frame[0] & _TRUSTED)
                             or path.verify(frame, end - total + ipv4.SIZE, end)
                         )
-                        and predict(
-                            connection,
-                            seq,
-                            ack,
-                            bits & tcp.FLAGS,
-                            window,
-                            tsval,
-                            frame[least:end],
-                            now,
-                        )
                     ):
+                        expected += 1
                         station.seen = now  # type: ignore[union-attr]
+                        flags, payload = bits & tcp.FLAGS, frame[least:end]
+                        if not predict(connection, seq, ack, flags, window, tsval, payload, now):
+                            options = tcp.Options(timestamps=(tsval, tsecr))
+                            segment = Segment(seq, ack, flags, window, options, payload)
+                            segment_arrives(connection, segment, now)
                         continue
             self._frame(port, frame, offset, now)
+        self.counters.ip_in += expected
         self.connections.flush(now)
 
     def _frame(self, port: Port, frame: memoryview, offset: int, now: float) -> None:

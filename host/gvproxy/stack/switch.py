@@ -92,13 +92,13 @@ class Switch:
             port.send(meta if port.offload else vnet.PLAIN, body)
 
 
-def _takes(offload: vnet.Offload, kind: int) -> bool:
+def _takes(offload: int, kind: int) -> bool:
     needed = {
         vnet.GSO_NONE: vnet.Offload.CSUM,
         vnet.GSO_TCPV4: vnet.Offload.CSUM | vnet.Offload.TSO4,
         vnet.GSO_TCPV6: vnet.Offload.CSUM | vnet.Offload.TSO6,
     }.get(kind & ~vnet.GSO_ECN)
-    return needed is not None and needed in offload
+    return needed is not None and offload & needed == needed
 
 
 def _sound(meta: bytes, length: int) -> bool:

@@ -20,6 +20,8 @@ _CHECKSUM_ONLY = vnet.HEADER.pack(
     0,
 )
 
+_CSUM = int(Offload.CSUM)
+
 
 @dataclass(slots=True)
 class Datagram:
@@ -89,7 +91,7 @@ class Udp:
         length = udp.SIZE + len(payload)
         pseudo = pseudo_header(source + destination, ipv4.PROTOCOL_UDP) + length
         link = station.port
-        if length + ipv4.SIZE <= config.mtu and link.offload & Offload.CSUM:
+        if length + ipv4.SIZE <= config.mtu and link.offload & _CSUM:
             counters.ip_out += 1
             header = (
                 ethernet.HEADER.pack(mac or station.mac, config.mac, ethernet.TYPE_IPV4)
