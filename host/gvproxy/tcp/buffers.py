@@ -1,6 +1,10 @@
 """The two queues of a connection: bytes sent and not acknowledged, and bytes that came early."""
 
+from bisect import bisect_right
 from collections import deque
+from operator import itemgetter
+
+_LEFT = itemgetter(0)
 
 
 class SendBuffer:
@@ -56,9 +60,12 @@ class SendBuffer:
 class Reassembly:
     """Payload that arrived ahead of a gap: disjoint, sorted pieces, and the newest one's number.
 
-    Bounded by the window: the caller trims to it first.  What is kept is copied, since it outlives
-    the receive buffer it came in.
+    Bounded by the window, which the caller trims to first, and in the number of pieces: one byte
+    alone takes a hundred.  What is kept is copied, since it outlives the receive buffer it came in.
     """
+
+    MAX_PIECES = 2048
+    """A megabyte of the smallest common segments (536); what comes beyond has to come again."""
 
     __slots__ = ("_latest", "_pieces", "size")
 
@@ -73,11 +80,11 @@ class Reassembly:
     def add(self, start: int, payload: bytes | memoryview) -> None:
         """Keep what of `payload` is not there yet; `start` is its first sequence number."""
         end = start + len(payload)
-        self._latest = start
         pieces = self._pieces
-        index = len(pieces)
-        while index and pieces[index - 1][0] > start:
-            index -= 1
+        if len(pieces) >= self.MAX_PIECES:
+            return
+        self._latest = start
+        index = bisect_right(pieces, start, key=_LEFT)
         if index:
             left, data = pieces[index - 1]
             if left + len(data) > start:

@@ -1,7 +1,8 @@
 """What the user of a connection asks of it (RFC 9293 §3.10.1 to §3.10.5)."""
 
 from gvproxy.tcp import output
-from gvproxy.tcp.connection import MAX_SEGMENT, WINDOW_SHIFT, Connection, End, State
+from gvproxy.tcp.connection import MAX_SEGMENT, WINDOW_SHIFT, Connection, End, State, Timer
+from gvproxy.tcp.timers import FIN_WAIT_2_TIME
 from gvproxy.wire import tcp as wire
 
 _ESTABLISHED = (State.ESTABLISHED, State.CLOSE_WAIT)
@@ -33,7 +34,7 @@ def send(c: Connection, data: bytes, now: float) -> None:
     size = len(data)
     if (
         nxt == out.end
-        and size <= MAX_SEGMENT
+        and 0 < size <= MAX_SEGMENT
         and nxt + size - c.snd_una <= c.congestion.cwnd
         and nxt + size - c.snd_una <= c.snd_wnd
         and c.state in _ESTABLISHED
@@ -42,6 +43,9 @@ def send(c: Connection, data: bytes, now: float) -> None:
         output.emit(c, nxt, wire.ACK | wire.PSH, data, now)
         output.sent(c, nxt + size, now)
         return
+    if not size or c.state is State.CLOSED:
+        return
+    assert not c.fin_queued
     out.append(data)
     if c.state in _ESTABLISHED:
         output.transmit(c, now)
@@ -63,6 +67,7 @@ def shutdown(c: Connection, now: float) -> None:
     if c.fin_queued or c.state not in (State.SYN_SENT, State.SYN_RECEIVED, *_ESTABLISHED):
         return
     c.fin_queued = True
+    c.wants_room = False
     if c.state is State.ESTABLISHED:
         c.state = State.FIN_WAIT_1
     elif c.state is State.CLOSE_WAIT:
@@ -70,6 +75,22 @@ def shutdown(c: Connection, now: float) -> None:
     else:
         return  # the handshake's end sends it
     output.transmit(c, now)
+
+
+def release(c: Connection, now: float) -> None:
+    """Let the user go, as close(2) does: what is queued is still sent, and a FIN behind it.
+
+    Data that the user has not consumed, or that comes later, resets the connection.  The user is
+    told nothing more; the connection ends by itself, at the latest when the guest stops to answer.
+    """
+    if c.state in (State.LISTEN, State.SYN_SENT) or c.rcv_held:
+        c.user = None
+        abort(c, now)
+        return
+    c.user = None
+    shutdown(c, now)
+    if c.state is State.FIN_WAIT_2:
+        c.arm(Timer.FIN_WAIT_2, now + FIN_WAIT_2_TIME)
 
 
 def abort(c: Connection, now: float) -> None:

@@ -12,7 +12,7 @@ The verbs: `input.segment_arrives` (or `prediction.predict`), those of `calls`, 
 clock.  Names are RFC 9293's; sequence numbers are unwrapped (see `seq`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from math import inf
 from typing import Protocol
@@ -200,7 +200,7 @@ class Connection:
     fin_seen: bool = False
     eof_told: bool = False
     ack: Ack = Ack.NONE
-    interactive: bool = True  # the guest's data is answered by data: a delayed ACK rides along
+    interactive: bool = True  # until a delayed ACK found no data to ride along with
 
     # Options
     timestamps: bool = False
@@ -210,23 +210,22 @@ class Connection:
     # Timing
     timer: Timer = Timer.NONE
     timer_at: float = inf
+    probe_interval: float = 0.0  # while the guest's window is closed
     ack_at: float = inf
     scheduled_at: float = inf  # the scheduler's: when it will call `timers.expire`
     challenge_at: float = -inf  # when the last challenge ACK was sent
     timed_seq: int = -1  # the end of the segment whose round trip is being measured
     timed_at: float = 0.0
 
-    out: SendBuffer = None  # type: ignore[assignment]
+    out: SendBuffer = field(init=False)
     early: Reassembly | None = None
-    inbox: list[memoryview | bytes] = None  # type: ignore[assignment]
-    rtt: RttEstimator = None  # type: ignore[assignment]
-    congestion: CongestionControl = None  # type: ignore[assignment]
+    inbox: list[memoryview | bytes] = field(default_factory=list)  # of this batch
+    rtt: RttEstimator = field(default_factory=RttEstimator)
+    congestion: CongestionControl = field(init=False)
 
     def __post_init__(self) -> None:
         self.snd_una = self.snd_nxt = self.snd_max = self.recover = self.iss
         self.out = SendBuffer(self.iss + 1)
-        self.inbox = []
-        self.rtt = RttEstimator()
         self.congestion = NewReno(self.mss)
 
     @property
@@ -246,18 +245,26 @@ class Connection:
         self.timer = Timer.NONE
         self.timer_at = inf
 
+    def await_window(self, now: float) -> None:
+        """Ask the guest from time to time, until its window opens (RFC 9293 §3.8.6.1)."""
+        self.probe_interval = self.probe_interval or self.rtt.rto
+        self.arm(Timer.PERSIST, now + self.probe_interval)
+
     def room(self, now: float) -> int:
         """Return how many bytes `calls.send` would put on the wire at once; 0 asks for `writable`.
 
-        It is never a sliver: sender's silly-window avoidance (RFC 9293 §3.8.6.2.1) included.
+        It is no sliver while something is on its way, whose acknowledgment may bring more: that is
+        the sender's silly-window avoidance (RFC 9293 §3.8.6.2.1).
         """
         if not self.path.congested:
             flight = self.out.end - self.snd_una
             usable = min(self.congestion.cwnd, self.snd_wnd) - flight
-            if usable >= self.mss or (usable > 0 and usable >= self.max_snd_wnd >> 1):
+            if usable >= self.mss or (
+                usable > 0 and (not flight or usable >= self.max_snd_wnd >> 1)
+            ):
                 return usable
             if self.timer is Timer.NONE:
-                self.arm(Timer.PERSIST, now + self.rtt.rto)
+                self.await_window(now)
         else:
             self.scheduler.wait_for_path(self)
         self.wants_room = True

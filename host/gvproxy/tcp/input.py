@@ -291,7 +291,9 @@ def acknowledged(c: Connection, ack: int, now: float) -> None:
         c.recovering = False
         c.congestion.recovered()
     else:
-        output.retransmit_first(c, now)  # a partial acknowledgment (RFC 6582 §3.2)
+        # A partial acknowledgment: the next hole, and the window deflated (RFC 6582 §3.2).
+        output.retransmit_first(c, now)
+        c.congestion.cwnd = max(c.congestion.cwnd - count, 0) + c.mss
     if ack == c.snd_max:
         c.disarm()
     else:
@@ -310,7 +312,7 @@ def _maybe_duplicate(c: Connection, segment: Segment, now: float) -> None:
     c.dup_acks += 1
     if c.recovering:
         c.congestion.cwnd += c.mss  # one more segment has left the path
-    elif c.dup_acks == DUP_THRESHOLD and c.snd_una >= c.recover:
+    elif c.dup_acks == DUP_THRESHOLD and c.snd_una > c.recover:
         c.counters.fast_retransmits += 1
         c.recovering = True
         c.recover = c.snd_max
@@ -323,14 +325,17 @@ def _update_window(c: Connection, segment: Segment, seq: int, ack: int, now: flo
         window = segment.window << c.snd_shift
         if window and not c.snd_wnd:
             c.retries = 0
+            c.probe_interval = 0.0
         c.snd_wnd = window
         c.snd_wl1, c.snd_wl2 = seq, ack
         if window > c.max_snd_wnd:
             c.max_snd_wnd = window
-    if c.timer is Timer.PERSIST:
-        c.retries = 0  # the guest answers: probing may go on for ever (RFC 9293 §3.8.6.1)
-        if c.snd_wnd:
-            c.disarm()
+    if not c.snd_wnd:
+        # The guest answers: probing may go on for ever (RFC 9293 §3.8.6.1), if anybody waits.
+        if c.user is not None:
+            c.retries = 0
+    elif c.timer is Timer.PERSIST:
+        c.disarm()
 
 
 def _fin_acknowledged(c: Connection, now: float) -> bool:
@@ -365,6 +370,11 @@ def _process_text(c: Connection, segment: Segment, seq: int, now: float) -> None
         return
     nxt, edge = c.rcv_nxt, c.rcv_adv
     end = seq + len(payload)
+    if c.user is None and end > nxt:
+        # Nobody will read it, and the guest must know (RFC 9293 §3.6.1, RFC 2525 §2.17).
+        output.reset(c)
+        output.close(c, End.RESET, now)
+        return
     if seq < nxt:
         payload = payload[nxt - seq :]
         seq = nxt

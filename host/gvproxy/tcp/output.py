@@ -9,8 +9,8 @@ from gvproxy.wire import tcp as wire
 ACK_DELAY = 0.01
 """Seconds an acknowledgment waits for data to ride on; RFC 9293 §3.8.6.3 allows 0.5.
 
-It waits only on connections whose answers have carried one before, and two full segments end the
-wait, so a guest that holds back a second small write (Nagle) loses ten milliseconds at the worst.
+Two full segments end the wait, and a connection on which it was in vain once does not wait again:
+a guest that holds back its second small write (Nagle) loses ten milliseconds, once.
 """
 
 _SENDING = (
@@ -53,8 +53,6 @@ def emit(c: Connection, seq: int, flags: int, payload: bytes | memoryview, now: 
         sack = wire.build_sack([(left & MASK, right & MASK) for left, right in blocks])
         options += sack
         mss -= len(sack)  # RFC 6691 §2: what options take, the payload gives
-    if payload and c.ack is Ack.DELAYED:
-        c.interactive = True
     c.rcv_acked = nxt
     c.ack = Ack.NONE
     c.ack_at = inf
@@ -144,7 +142,7 @@ def transmit(c: Connection, now: float) -> None:
         emit(c, nxt, wire.ACK | wire.FIN, b"", now)
         sent(c, nxt + 1, now)
     elif nxt < end and c.timer is Timer.NONE:
-        c.arm(Timer.PERSIST, now + c.rtt.rto)
+        c.await_window(now)
 
 
 def retransmit_first(c: Connection, now: float) -> None:
@@ -224,6 +222,7 @@ def close(c: Connection, end: End, now: float) -> None:
     c.state = State.CLOSED
     c.disarm()
     c.ack = Ack.NONE
+    c.ack_at = inf
     c.out.clear()
     c.early = None
     c.inbox = []

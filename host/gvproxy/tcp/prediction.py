@@ -6,7 +6,7 @@ has the same effect as through `input.segment_arrives`; the tests feed both.  `m
 the repetition: the general path costs about four times as much.
 """
 
-from gvproxy.tcp.connection import Ack, Connection, State, Timer
+from gvproxy.tcp.connection import Ack, Connection, State
 from gvproxy.tcp.input import acknowledged
 from gvproxy.tcp.seq import MASK
 from gvproxy.wire import tcp as wire
@@ -33,6 +33,10 @@ def predict(
         or flags | wire.PSH != _ACK_PSH
         or seq != c.rcv_nxt & MASK
         or (tsval - c.ts_recent) & MASK > 0x7FFFFFFF
+        or not window
+        or not c.snd_wnd
+        or c.snd_wl1 > c.rcv_nxt
+        or c.early
         or c.recovering
     ):
         return False
@@ -40,7 +44,7 @@ def predict(
     count = (ack - c.snd_una) & MASK
     window <<= c.snd_shift
     if size:
-        if c.early or size > c.rcv_adv - c.rcv_nxt:
+        if size > c.rcv_adv - c.rcv_nxt:
             return False
     elif not count and window == c.snd_wnd:
         return False  # a duplicate acknowledgment
@@ -48,10 +52,9 @@ def predict(
         if count > c.snd_max - c.snd_una:
             return False
         acknowledged(c, c.snd_una + count, now)
-    elif c.timer is Timer.PERSIST:
-        return False
     c.counters.segments_in += 1
-    c.ts_recent = tsval
+    if c.rcv_nxt == c.rcv_acked:
+        c.ts_recent = tsval  # RFC 7323 §4.3: what is echoed is the first of what waits for an ACK
     c.snd_wnd = window
     if window > c.max_snd_wnd:
         c.max_snd_wnd = window

@@ -4,11 +4,12 @@ from math import inf
 
 from gvproxy.tcp import output
 from gvproxy.tcp.connection import Ack, Connection, End, State, Timer
+from gvproxy.tcp.rtt import MAX_RTO
 from gvproxy.wire import tcp as wire
 
 SYN_RETRIES = 6  # Linux: tcp_syn_retries
 RETRIES = 12
-"""Retransmissions before the guest counts as gone: about two minutes (RFC 9293 §3.8.3, R2)."""
+"""Retransmissions before the guest counts as gone: nearly five minutes (RFC 9293 §3.8.3, R2)."""
 FIN_WAIT_2_TIME = 60.0  # Linux: tcp_fin_timeout
 TIME_WAIT_TIME = 2.0
 """Deviation: RFC 9293 has four minutes for the Internet's stray segments.
@@ -42,24 +43,29 @@ def _retransmit(c: Connection, now: float) -> None:
         output.reset(c)
         output.close(c, End.TIMED_OUT, now)
         return
-    c.rtt.back_off()
     c.timed_seq = -1
     if c.state in (State.SYN_SENT, State.SYN_RECEIVED):
+        c.rtt.back_off()
         output.emit_syn(c, now)
         return
-    if c.retries == 1:
-        c.congestion.timed_out(c.snd_max - c.snd_una, now)
     c.recover = c.snd_max
     c.recovering = False
     c.dup_acks = 0
-    # Everything outstanding counts as lost; slow start sends it again (RFC 5681 §3.1).
-    c.snd_nxt = c.snd_una
-    c.arm(Timer.RETRANSMIT, now + c.rtt.rto)
     if c.snd_wnd:
+        if c.retries == 1:
+            c.congestion.timed_out(c.snd_max - c.snd_una, now)
+        # Everything outstanding counts as lost; slow start sends it again (RFC 5681 §3.1).
+        c.snd_nxt = c.snd_una
+        c.rtt.back_off()
+        c.arm(Timer.RETRANSMIT, now + c.rtt.rto)
         output.transmit(c, now)
     else:
+        # The window was closed over what is on its way: no congestion.  The first segment is the
+        # probe, and the others go when it opens.
         output.retransmit_first(c, now)
-        c.snd_nxt = c.snd_max
+        if c.snd_una < c.out.end:
+            c.snd_nxt = c.snd_una
+        c.arm(Timer.RETRANSMIT, now + _next_interval(c))
 
 
 def _probe(c: Connection, now: float) -> None:
@@ -73,6 +79,11 @@ def _probe(c: Connection, now: float) -> None:
         output.reset(c)
         output.close(c, End.TIMED_OUT, now)
         return
-    c.rtt.back_off()
     output.emit(c, c.snd_una - 1, wire.ACK, b"", now)
-    c.arm(Timer.PERSIST, now + c.rtt.rto)
+    c.arm(Timer.PERSIST, now + _next_interval(c))
+
+
+def _next_interval(c: Connection) -> float:
+    """Wait twice as long before the next probe (MUST-36 of RFC 9293); not for the RTO to keep."""
+    c.probe_interval = min(2 * (c.probe_interval or c.rtt.rto), MAX_RTO)
+    return c.probe_interval

@@ -20,7 +20,8 @@ _PATTERN = bytes(range(251)) * 4200
 
 def pattern(position: int, size: int) -> bytes:
     """Return `size` bytes of a stream in which every position tells itself from its neighbours."""
-    return _PATTERN[position % 251 :][:size]
+    start = position % 251
+    return _PATTERN[start : start + size]
 
 
 class Sent(NamedTuple):
@@ -63,6 +64,7 @@ class Bench:
         mss = self.mtu - 40
         self.c = Connection(self, self, self.counters, mss=mss, iss=self.iss, mss_offered=mss)
         self.c.user = self
+        self.c.interactive = False  # acknowledge at once, where a test does not say otherwise
         if self.limit is not None:
             self.c.rcv_limit = self.limit
         self.waiting = False
@@ -212,6 +214,7 @@ class Bench:
         else:
             {
                 "accept": calls.accept,
+                "release": calls.release,
                 "shutdown": calls.shutdown,
                 "abort": calls.abort,
             }[name](c, now)

@@ -70,6 +70,7 @@ class Trace:
         if match is None:
             raise ValueError(f"not a line of a trace: {line}")
         kind, rest = match["kind"], match["rest"]
+        self._at = self.bench.now - self._began
         if match["time"]:
             self._at += float(match["time"])
             if kind in "<!=":

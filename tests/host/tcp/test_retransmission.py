@@ -1,0 +1,177 @@
+"""Loss: RFC 6298, RFC 5681, RFC 6582."""
+
+from .trace import Trace
+
+
+def test_timeout_backs_off_and_slow_starts(established: Trace) -> None:
+    established(
+        """
+             ! send 30000
+             > P. 1:30001 ack 1
+        +0.2 > . 1:1449 ack 1
+             = cwnd 1448
+             = ssthresh 15000
+        +0.4 > . 1:1449 ack 1
+        +0.8 > . 1:1449 ack 1
+        +0.1 < . 1 ack 1449
+             > . 1449:4345 ack 1     # twice the window; slow start
+        +0.1 < . 1 ack 4345
+             > . 4345:10137 ack 1
+             < . 1 ack 30001         # and it had all of it
+             = timer NONE
+        """
+    )
+
+
+def test_round_trip_is_not_measured_by_what_was_sent_twice(established: Trace) -> None:
+    """Karn's algorithm; the RTO stays backed off until a valid measurement (RFC 6298 §5)."""
+    established(
+        """
+              ! send 1000
+              > P. 1:1001 ack 1
+        +0.2  > P. 1:1001 ack 1
+        +0.01 < . 1 ack 1001
+              = rto 0.4
+              ! send 1000
+              > P. 1001:2001 ack 1
+        +0.01 < . 1 ack 2001
+              = rto 0.2
+        """
+    )
+
+
+def test_timer_restarts_with_each_acknowledgment(established: Trace) -> None:
+    """RFC 6298 (5.3)."""
+    established(
+        """
+              ! send 1000
+              > P. 1:1001 ack 1
+              ! send 1000
+              > P. 1001:2001 ack 1
+        +0.15 < . 1 ack 1001
+              = timer RETRANSMIT
+        +0.15 = state ESTABLISHED
+        """
+    )
+
+
+def test_third_duplicate_retransmits(established: Trace) -> None:
+    established(
+        """
+        ! send 14480
+        > P. 1:14481 ack 1
+        < . 1 ack 1
+        < . 1 ack 1
+        < . 1 ack 1
+        > P. 1:1449 ack 1
+        = ssthresh 7240
+        = cwnd 11584             # and three segments that have left
+        < . 1 ack 1
+        = cwnd 13032
+        < . 1 ack 14481
+        = cwnd 7240
+        = recovering False
+        = fast_retransmits 1
+        """
+    )
+
+
+def test_partial_acknowledgment_retransmits_the_next_hole(established: Trace) -> None:
+    """RFC 6582 §3.2 step 3, with the window deflated."""
+    established(
+        """
+        ! send 14480
+        > P. 1:14481 ack 1
+        < . 1 ack 1
+        & . 1 ack 1
+        & . 1 ack 1
+        > P. 1:1449 ack 1
+        < . 1 ack 4345
+        > P. 4345:5793 ack 1
+        = cwnd 8688              # 11584 - 4344 + 1448
+        = recovering True
+        < . 1 ack 14481
+        = recovering False
+        """
+    )
+
+
+def test_no_fast_retransmit_for_what_a_timeout_sends_again(established: Trace) -> None:
+    """RFC 6582 §3.2 step 2: acknowledged up to `recover` is not past it."""
+    established(
+        """
+             ! send 4344
+             > P. 1:4345 ack 1
+        +0.2 > . 1:1449 ack 1
+             < . 1 ack 4345
+             ! send 1000
+             > P. 4345:5345 ack 1
+             < . 1 ack 4345
+             & . 1 ack 4345
+             & . 1 ack 4345
+             = fast_retransmits 0
+        """
+    )
+
+
+def test_what_is_no_duplicate_acknowledgment(established: Trace) -> None:
+    """RFC 5681 §2: text, FIN, a new window, or nothing outstanding."""
+    established(
+        """
+        < . 1 ack 1
+        < . 1 ack 1
+        < . 1 ack 1
+        ! send 1000
+        > P. 1:1001 ack 1
+        < P. 1:11 ack 1
+        ? received 10
+        > . 1001 ack 11
+        < . 11 ack 1 win 65536
+        < . 11 ack 1 win 32768
+        = dup_acks 0
+        """
+    )
+
+
+def test_connection_is_given_up(established: Trace) -> None:
+    established("! send 100\n > P. 1:101 ack 1").bench.advance(established.bench.now + 282)
+    assert len(established.bench.log) == 11
+    assert all(entry.payload for entry in established.bench.log)
+    established.bench.log.clear()
+    established.bench.advance(established.bench.now + 61)
+    *_, reset, told = established.bench.log
+    assert reset.flags == 0x14
+    assert told.what == "ended TIMED_OUT"
+
+
+def test_window_does_not_grow_while_it_is_not_used(established: Trace) -> None:
+    """RFC 7661: an application-limited sender learns nothing about the path."""
+    established("! send 1000\n > P. 1:1001 ack 1\n < . 1 ack 1001\n = cwnd 65536")
+
+
+def test_window_grows_when_it_is_used(established: Trace) -> None:
+    established("! send 60000\n > P. 1:60001 ack 1\n < . 1 ack 60001\n = cwnd 125536")
+
+
+def test_acknowledgment_beyond_snd_nxt_after_a_timeout(established: Trace) -> None:
+    """snd_nxt fell back to snd_una; what the guest acknowledges was sent before."""
+    established(
+        """
+             ! send 10000
+             > P. 1:10001 ack 1
+        +0.2 > . 1:1449 ack 1
+             < . 1 ack 8689
+             > P. 8689:10001 ack 1
+        """
+    )
+
+
+def test_retransmission_keeps_to_a_window_that_shrank(established: Trace) -> None:
+    established(
+        """
+             ! send 10000
+             > P. 1:10001 ack 1
+             < . 1 ack 1 win 512
+        +0.2 > . 1:513 ack 1
+        """
+    )
