@@ -69,6 +69,7 @@ class Bench:
             self.c.rcv_limit = self.limit
         self.waiting = False
         self.forgotten = False
+        self.predicted = 0
         self.got = 0  # bytes of the guest's stream handed over
         self.put = 0  # bytes of ours
         self.calls: dict[str, str] = {}  # to make from within a call of the engine's
@@ -161,29 +162,35 @@ class Bench:
         for segment in segments:
             buffer = bytearray(segment.payload)
             segment.payload = memoryview(buffer)
-            stamps = segment.options.timestamps
-            if not (
-                self.predicting
-                and c.timestamps
-                and stamps
-                and segment.options == wire.Options(timestamps=stamps)
-                and predict(
-                    c,
-                    segment.seq,
-                    segment.ack,
-                    segment.flags,
-                    segment.window,
-                    stamps[0],
-                    segment.payload,
-                    self.now,
-                )
-            ):
+            if self.predicting and self._predict(segment):
+                self.predicted += 1
+            else:
                 input.segment_arrives(c, segment, self.now)
         if c.touched:
             output.flush(c, self.now)
         for segment in segments:
             segment.payload.release()  # type: ignore[union-attr]  # fails where a view is kept
         self.check()
+
+    def _predict(self, segment: input.Segment) -> bool:
+        """Offer a segment to header prediction where the stack would."""
+        stamps = segment.options.timestamps
+        if (
+            not self.c.timestamps
+            or segment.options != wire.Options(timestamps=stamps)
+            or not stamps
+        ):
+            return False
+        return predict(
+            self.c,
+            segment.seq,
+            segment.ack,
+            segment.flags,
+            segment.window,
+            stamps[0],
+            memoryview(segment.payload),
+            self.now,
+        )
 
     def call(self, name: str, *arguments: str) -> None:
         """Make a call of the connection's user, written as in a trace."""
