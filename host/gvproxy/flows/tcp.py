@@ -5,7 +5,9 @@ outside says, and is answered with that.  From then on each side is read only as
 takes it: `Connection.room` bounds what is read from the socket, and what the socket does not take
 stays in the window offered to the guest.
 
-Events: the guest's data and FIN come through `User`; the socket's through the loop.  A flow is
+Events: the guest's data and FIN come through `User`; the socket's through the loop.  What nobody
+waits for, such as closing a socket, is left to the loop's next turn: a batch often holds one
+connection's FIN and the next one's SYN, and its answers leave at the batch's end.  A flow is
 over when both directions have ended, or when either side has reset.
 """
 
@@ -212,7 +214,7 @@ class TcpFlow:
     def received_eof(self, now: float) -> None:
         self._eof = True
         if self._pending is None:
-            self._shutdown()
+            self._loop.call_soon(self._shutdown)
 
     def writable(self, now: float) -> None:
         self._pump(now)
@@ -223,7 +225,7 @@ class TcpFlow:
         if end is not End.DONE:
             self.discard(reset=True)
         elif self._pending is None:
-            self.discard(reset=False)
+            self._loop.call_soon(self._close)
 
     # What the socket does
 
@@ -291,7 +293,7 @@ class TcpFlow:
         if self.connection is not None:
             calls.consumed(self.connection, count, now)
         elif self._pending is None:
-            self.discard(reset=False)
+            self._close()
 
     def _shutdown(self) -> None:
         if self._ended:
@@ -300,6 +302,9 @@ class TcpFlow:
             self._sock.shutdown(socket.SHUT_WR)
 
     # The end
+
+    def _close(self) -> None:
+        self.discard(reset=False)
 
     def abort(self, now: float) -> None:
         """Reset both sides."""
