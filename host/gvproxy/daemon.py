@@ -203,6 +203,12 @@ class Daemon:
         self._departed.add(port.counters)
 
     def _take_http(self, sock: socket.socket, request: Request) -> None:
+        if sock.family == getattr(socket, "AF_VSOCK", None):
+            # Whoever calls over vsock is a guest, and the API is the host's.
+            with suppress(OSError):
+                sock.send(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n")
+            sock.close()
+            return
         server = self._http.server
         assert server is not None
         task = self._loop.create_task(adopt(server, sock, request.head + request.rest))
