@@ -161,6 +161,7 @@ def _otherwise(c: Connection, segment: Segment, now: float) -> None:
             return
         # Simultaneous open, line 7 of figure 7: the SYN is known, what counts is the ACK.
         segment.flags &= ~wire.SYN
+        segment.window >>= c.snd_shift  # a SYN's is not scaled; later ones will be
         seq += 1
     if not _check_timestamp(c, segment) or not _check_sequence(c, segment, seq):
         _unacceptable(c, segment, now)

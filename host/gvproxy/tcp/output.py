@@ -96,9 +96,10 @@ def acceptable_seq(c: Connection) -> int:
     """Return the number for a segment without text: behind all that was sent, in the window.
 
     `snd_nxt` would be wrong after a timeout, when it falls back: the guest takes no
-    acknowledgment from a segment that lies before its window.
+    acknowledgment from a segment that lies before its window.  That may have lost up to one unit
+    by rounding (RFC 7323 §2.4), which says nothing about where it ends.
     """
-    if c.snd_max - c.snd_una > c.snd_wnd:
+    if c.snd_max - c.snd_una >= c.snd_wnd + (1 << c.snd_shift):
         return c.snd_una + c.snd_wnd
     return c.snd_max
 

@@ -318,9 +318,10 @@ def test_simultaneous_open(trace: Trace) -> None:
         < S 0 [mss 1460 ws 7 sackok ts]
         > S. 0 ack 1
         = state SYN_RECEIVED
-        < S. 0 ack 1 [mss 1460 ws 7 sackok ts]
+        < S. 0 ack 1 win 5000 [mss 1460 ws 7 sackok ts]
         ? established
         = state ESTABLISHED
+        = snd_wnd 4992           # not scaled, but rounded
         < S. 0 ack 1 [mss 1460 ws 7 sackok ts]
         > . 1 ack 1
         """

@@ -166,3 +166,31 @@ def test_window_is_taken_from_the_newest_segment_only(established: Trace) -> Non
         = snd_wnd 32768
         """
     )
+
+
+def test_acknowledgment_when_the_window_shrank(established: Trace) -> None:
+    """By more than rounding: it goes to the edge, as Linux's does (tcp_acceptable_seq)."""
+    established(
+        """
+        ! send 1408
+        > P. 1:1409 ack 1
+        < P. 1:101 ack 1 win 1280
+        ? received 100
+        > . 1281 ack 101
+        < P. 101:201 ack 1 win 1408
+        ? received 100
+        > . 1409 ack 201
+        """
+    )
+
+
+def test_acknowledgment_when_the_window_lost_by_rounding(established: Trace) -> None:
+    established(
+        """
+        ! send 1400
+        > P. 1:1401 ack 1
+        < P. 1:101 ack 1 win 1280
+        ? received 100
+        > . 1401 ack 101
+        """
+    )
