@@ -11,8 +11,15 @@ from gvproxy.wire import ethernet, ipv4, tcp
 from gvproxy.wire.checksum import checksum, ones_sum
 from taplink import vnet
 
+_IP = ethernet.SIZE
+_IPV6_SIZE = 40  # RFC 8200 §3
 _WORD = Struct("!H")
 _LONG = Struct("!I")
+_CWR = 0x80  # RFC 3168 §6.1.2: once per window, so on the first piece only
+
+MIN_SIZE = 48
+"""Smaller pieces are refused: a guest could have a thousand frames made of one (Linux:
+tcp_min_snd_mss)."""
 
 
 def complete(
@@ -22,56 +29,74 @@ def complete(
 
     `header` reaches from Ethernet to the end of the transport header (`hdr_len` is not trusted), or
     to the end of the frame.  IPv4 and IPv6 with TCP are cut; anything else is only checksummed.
+    Yields nothing for a super-frame whose headers are not what `meta` says.
     """
     flags, kind, _, size, start, offset, _ = vnet.HEADER.unpack(meta)
     if not flags & vnet.F_NEEDS_CSUM:
         yield header, payload
         return
-    field = start + offset
-    if kind & ~vnet.GSO_ECN in (vnet.GSO_TCPV4, vnet.GSO_TCPV6) and 0 < size < len(payload):
-        yield from _cut(header, payload, size, start)
+    kind &= ~vnet.GSO_ECN
+    if kind in (vnet.GSO_TCPV4, vnet.GSO_TCPV6) and 0 < size < len(payload):
+        if size >= MIN_SIZE and _is_tcp(header, kind, start, size):
+            yield from _cut(header, payload, size, start)
         return
+    field = start + offset
     total = ones_sum(header[start:], len(header) - start) + ones_sum(payload, len(payload))
     yield header[:field] + _WORD.pack(checksum(total)) + header[field + 2 :], payload
+
+
+def _is_tcp(header: bytes, kind: int, start: int, size: int) -> bool:
+    """Tell whether TCP begins at `start`, and a piece of `size` makes a packet."""
+    if len(header) < start + tcp.SIZE or len(header) - _IP + size > ipv4.MAX_PACKET:
+        return False
+    if kind == vnet.GSO_TCPV4:
+        return header[_IP] >> 4 == 4 and start == _IP + (header[_IP] & 0xF) * 4 >= _IP + ipv4.SIZE
+    return header[_IP] >> 4 == 6 and start >= _IP + _IPV6_SIZE
 
 
 def _cut(
     header: bytes, payload: bytes | memoryview, size: int, start: int
 ) -> Iterator[tuple[bytes, bytes | memoryview]]:
-    """Cut a TCP super-frame into segments of `size` bytes of payload (RFC 9293 §3.7)."""
+    """Cut a TCP super-frame into segments of `size` bytes of payload (RFC 9293 §3.7).
+
+    What the pieces have in common is summed once; 3.4 µs a piece of 1448 bytes, most of it the
+    payload's own sum.
+    """
     view = memoryview(payload)
-    ip = ethernet.SIZE
-    four = header[ip] >> 4 == 4
     block = bytearray(header)
+    four = header[_IP] >> 4 == 4
     length = len(header) - start
     field = start + tcp.CHECKSUM_OFFSET
     (seq,) = _LONG.unpack_from(header, start + 4)
-    flags = header[start + 13]
-    # The pseudo-header's sum stands in the checksum field and counts the whole length: take that
-    # out, and let each piece add its own.
-    (partial,) = _WORD.unpack_from(header, field)
-    partial += 0xFFFF * 2 - (length + len(view)) % 0xFFFF
-    _WORD.pack_into(block, field, 0)
+    (offset_flags,) = _WORD.unpack_from(header, start + 12)
+    # The pseudo-header's sum stands in the checksum field and counts the whole length, which is
+    # taken out here (modulo 65535) for each piece to add its own.
+    _LONG.pack_into(block, start + 4, 0)
+    _WORD.pack_into(block, start + 12, 0)
+    common = ones_sum(block[start:], length) + 0xFFFF * 2 - len(view) % 0xFFFF
     if four:
-        (identification,) = _WORD.unpack_from(header, ip + 4)
-        _WORD.pack_into(block, ip + 10, 0)
+        (identification,) = _WORD.unpack_from(header, _IP + 4)
+        _LONG.pack_into(block, _IP + 2, 0)
+        _WORD.pack_into(block, _IP + 10, 0)
+        ip_common = ones_sum(block[_IP:start], start - _IP)
     for number, position in enumerate(range(0, len(view), size)):
         piece = view[position : position + size]
-        last = position + size >= len(view)
-        _LONG.pack_into(block, start + 4, (seq + position) & 0xFFFFFFFF)
-        # FIN and PSH belong to the last piece, CWR to the first.
-        block[start + 13] = flags & ~(0 if last else tcp.FIN | tcp.PSH) & ~(0x80 if number else 0)
-        if four:
-            _WORD.pack_into(block, ip + 2, len(header) - ip + len(piece))
-            _WORD.pack_into(block, ip + 4, (identification + number) & 0xFFFF)
-            total = ones_sum(block[ip : ip + ipv4.SIZE], ipv4.SIZE)
-            _WORD.pack_into(block, ip + 10, checksum(total))
-        else:
-            _WORD.pack_into(block, ip + 4, len(header) - ip - 40 + len(piece))
-        total = partial + length + len(piece)
-        total += ones_sum(block[start:], length) + ones_sum(piece, len(piece))
+        count = len(piece)
+        place = (seq + position) & 0xFFFFFFFF
+        bits = offset_flags
+        if position + size < len(view):
+            bits &= ~(tcp.FIN | tcp.PSH)  # for the last piece
+        if number:
+            bits &= ~_CWR
+        _LONG.pack_into(block, start + 4, place)
+        _WORD.pack_into(block, start + 12, bits)
+        total = common + (place >> 16) + (place & 0xFFFF) + bits + count + ones_sum(piece, count)
         _WORD.pack_into(block, field, checksum(total))
-        yield bytes(block), piece
-        _WORD.pack_into(block, field, 0)
         if four:
-            _WORD.pack_into(block, ip + 10, 0)
+            packet = len(header) - _IP + count
+            ident = (identification + number) & 0xFFFF
+            _LONG.pack_into(block, _IP + 2, packet << 16 | ident)
+            _WORD.pack_into(block, _IP + 10, checksum(ip_common + packet + ident))
+        else:
+            _WORD.pack_into(block, _IP + 4, len(header) - _IP - _IPV6_SIZE + count)
+        yield bytes(block), piece
