@@ -1,0 +1,237 @@
+"""A guest's TCP through both programs, with the kernel as the peer at either end."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import select
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.lab.network import DEAD, NO_ROUTE, OUTSIDE, UNREACHABLE, Network
+from tests.lab.programs import DEVICE, HOST
+
+pytestmark = [pytest.mark.root, pytest.mark.system]
+
+SIZE = 100_000_000
+CHUNK = 1 << 20
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: reset on close
+
+
+@contextlib.contextmanager
+def pair(network: Network) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Connect from the guest to the host's loopback; the guest's end comes first."""
+    with (
+        network.host.listen() as listener,
+        network.guest.connect(HOST, listener.getsockname()[1]) as ours,
+    ):
+        theirs, _ = listener.accept()
+        theirs.settimeout(10)
+        with theirs:
+            yield ours, theirs
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Read to the end of the stream."""
+    parts = []
+    while part := sock.recv(CHUNK):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def send_random(sock: socket.socket) -> str:
+    """Send SIZE random bytes and the end of the stream; return their SHA-256."""
+    digest = hashlib.sha256()
+    for start in range(0, SIZE, CHUNK):
+        block = os.urandom(min(CHUNK, SIZE - start))
+        digest.update(block)
+        sock.sendall(block)
+    sock.shutdown(socket.SHUT_WR)
+    return digest.hexdigest()
+
+
+def receive(sock: socket.socket) -> tuple[int, str]:
+    """Read to the end of the stream; return how much it was and its SHA-256."""
+    digest, size = hashlib.sha256(), 0
+    while block := sock.recv(CHUNK):
+        digest.update(block)
+        size += len(block)
+    return size, digest.hexdigest()
+
+
+def test_a_hundred_megabytes_each_way_at_once(network: Network) -> None:
+    results: dict[str, object] = {}
+
+    def run(name: str, call: Callable[[socket.socket], object], sock: socket.socket) -> None:
+        results[name] = call(sock)
+
+    with pair(network) as (guest, host):
+        threads = [
+            threading.Thread(target=run, args=arguments)
+            for arguments in (
+                ("guest sent", send_random, guest),
+                ("host got", receive, host),
+                ("host sent", send_random, host),
+                ("guest got", receive, guest),
+            )
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert results["host got"] == (SIZE, results["guest sent"])
+    assert results["guest got"] == (SIZE, results["host sent"])
+
+
+def test_the_guest_ends_its_direction_and_reads_on(network: Network) -> None:
+    with pair(network) as (guest, host):
+        guest.sendall(b"question")
+        guest.shutdown(socket.SHUT_WR)
+        assert read_all(host) == b"question"
+        host.sendall(b"answer" * 100_000)
+        host.close()
+        assert read_all(guest) == b"answer" * 100_000
+
+
+def test_the_host_ends_its_direction_and_reads_on(network: Network) -> None:
+    with pair(network) as (guest, host):
+        host.sendall(b"banner")
+        host.shutdown(socket.SHUT_WR)
+        assert read_all(guest) == b"banner"
+        guest.sendall(b"upload" * 100_000)
+        guest.close()
+        assert read_all(host) == b"upload" * 100_000
+
+
+def test_a_reset_arrives_as_a_reset_at_the_guest(network: Network) -> None:
+    with pair(network) as (guest, host):
+        host.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        host.close()
+        with pytest.raises(ConnectionResetError):
+            guest.recv(1)
+
+
+def test_a_reset_arrives_as_a_reset_at_the_host(network: Network) -> None:
+    with pair(network) as (guest, host):
+        guest.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        guest.close()
+        with pytest.raises(ConnectionResetError):
+            host.recv(1)
+
+
+def closed_port(network: Network) -> int:
+    """Return a port of the host's loopback that nobody listens on."""
+    with network.host.open_socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize("address", [HOST, OUTSIDE])
+def test_a_closed_port_refuses(network: Network, address: str) -> None:
+    with pytest.raises(ConnectionRefusedError):
+        network.guest.connect(address, closed_port(network))
+
+
+@pytest.mark.parametrize(
+    ("address", "error"),
+    [
+        (UNREACHABLE, errno.EHOSTUNREACH),
+        (NO_ROUTE, errno.ENETUNREACH),
+        ("169.254.169.254", errno.EHOSTUNREACH),
+    ],
+)
+def test_what_the_host_cannot_reach_is_told_as_on_the_host(
+    network: Network, address: str, error: int
+) -> None:
+    with pytest.raises(OSError) as raised:  # noqa: PT011
+        network.guest.connect(address, 80)
+    assert raised.value.errno == error
+
+
+def test_two_thousand_connections_at_once(network: Network) -> None:
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(network.host.listen())
+        port = listener.getsockname()[1]
+        pairs = []
+        for _ in range(2000):
+            guest = stack.enter_context(network.guest.connect(HOST, port))
+            host, _ = listener.accept()
+            stack.enter_context(host).settimeout(10)
+            pairs.append((guest, host))
+        for number, (guest, host) in enumerate(pairs):
+            guest.sendall(b"%d" % number)
+            host.sendall(b"%d" % -number)
+        for number, (guest, host) in enumerate(pairs):
+            assert host.recv(16) == b"%d" % number
+            assert guest.recv(16) == b"%d" % -number
+        assert network.gvproxy.get("/stats")["TCP"]["CurrentEstablished"] >= 2000
+
+
+def start_connecting(network: Network, address: str, port: int) -> socket.socket:
+    """Begin a connection from the guest without waiting for it."""
+    sock = network.guest.open_socket()
+    sock.setblocking(False)
+    assert sock.connect_ex((address, port)) == errno.EINPROGRESS
+    return sock
+
+
+def test_a_thousand_connections_beside_dead_destinations(network: Network) -> None:
+    prefix = DEAD.rpartition(".")[0]
+    with contextlib.ExitStack() as stack:
+        dead = [
+            stack.enter_context(start_connecting(network, f"{prefix}.{number}", 80))
+            for number in range(1, 151)
+        ]
+        listener = stack.enter_context(network.host.listen())
+        for _ in range(1000):
+            with network.guest.connect(HOST, listener.getsockname()[1], timeout=1.0):
+                listener.accept()[0].close()
+        undecided = select.select([], dead, [], 0)[1]
+        assert not undecided, "the destinations were not dead"
+
+
+def test_a_published_port(network: Network) -> None:
+    with network.guest.listen("0.0.0.0", 8000) as listener:
+        network.gvproxy.expose("127.0.0.1:8001", f"{DEVICE}:8000")
+        try:
+            with network.host.connect("127.0.0.1", 8001) as client:
+                server, _ = listener.accept()
+                with server:
+                    server.settimeout(10)
+                    client.sendall(b"hello")
+                    client.shutdown(socket.SHUT_WR)
+                    assert read_all(server) == b"hello"
+                    server.sendall(b"goodbye")
+                assert read_all(client) == b"goodbye"
+        finally:
+            network.gvproxy.unexpose("127.0.0.1:8001")
+        with pytest.raises(ConnectionRefusedError):
+            network.host.connect("127.0.0.1", 8001)
+
+
+def test_a_published_port_that_is_closed_in_the_guest(network: Network) -> None:
+    network.gvproxy.expose("127.0.0.1:8002", f"{DEVICE}:8003")
+    try:
+        with network.host.connect("127.0.0.1", 8002) as client, pytest.raises(ConnectionResetError):
+            client.recv(1)
+    finally:
+        network.gvproxy.unexpose("127.0.0.1:8002")
+
+
+def test_a_receiver_that_stops_holds_up_nobody(network: Network) -> None:
+    with pair(network) as (guest, host), pair(network) as (other_guest, other_host):
+        host.setblocking(False)
+        stuffed = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                stuffed += host.send(bytes(CHUNK))
+        other_guest.sendall(b"still here")
+        assert other_host.recv(16) == b"still here"
+        host.setblocking(True)
+        host.shutdown(socket.SHUT_WR)
+        assert len(read_all(guest)) == stuffed
