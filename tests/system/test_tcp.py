@@ -217,7 +217,10 @@ def test_a_published_port(network: Network) -> None:
 def test_a_published_port_that_is_closed_in_the_guest(network: Network) -> None:
     network.gvproxy.expose("127.0.0.1:8002", f"{DEVICE}:8003")
     try:
-        with network.host.connect("127.0.0.1", 8002) as client, pytest.raises(ConnectionResetError):
+        with (
+            pytest.raises(ConnectionResetError),
+            network.host.connect("127.0.0.1", 8002) as client,
+        ):
             client.recv(1)
     finally:
         network.gvproxy.unexpose("127.0.0.1:8002")
