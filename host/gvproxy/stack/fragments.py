@@ -7,8 +7,8 @@ from gvproxy.wire import ipv4
 TIMEOUT = 30.0  # Linux: ipfrag_time
 MAX_PACKETS = 64
 MAX_BYTES = 1 << 20
-MAX_PIECES = 64
-"""Fragments of one packet; 65535 bytes at the smallest sensible MTU are 45 of 1480."""
+MAX_PIECES = 128
+"""Fragments of one packet; 65535 bytes are 45 at an MTU of 1500, and 119 at 576."""
 
 
 @dataclass(slots=True)
@@ -16,6 +16,7 @@ class _Packet:
     deadline: float
     pieces: dict[int, bytes] = field(default_factory=dict)  # by offset in bytes
     size: int = 0
+    end: int = 0  # of the fragment that reaches furthest
     total: int = -1  # known once the last fragment is there
 
 
@@ -43,12 +44,12 @@ class Reassembler:
         if not size or (more and size % 8) or offset + size > ipv4.MAX_PACKET - ipv4.SIZE:
             self.failures += 1
             return None
+        while self._bytes + size > MAX_BYTES or (
+            len(self._packets) >= MAX_PACKETS and key not in self._packets
+        ):
+            self._drop(next(iter(self._packets)))  # the oldest, this one itself perhaps
         packet = self._packets.get(key)
         if packet is None:
-            while self._packets and (
-                len(self._packets) >= MAX_PACKETS or self._bytes + size > MAX_BYTES
-            ):
-                self._drop(next(iter(self._packets)))
             packet = self._packets[key] = _Packet(now + TIMEOUT)
         if packet.pieces.get(offset) == payload:
             return None  # sent twice
@@ -59,14 +60,15 @@ class Reassembler:
         packet.pieces[offset] = bytes(payload)
         packet.size += size
         self._bytes += size
+        packet.end = max(packet.end, offset + size)
         if not more:
             packet.total = offset + size
-        if packet.size == packet.total:
+        if len(packet.pieces) > MAX_PIECES or 0 <= packet.total < packet.end:
+            self._drop(key)  # too many, or something behind the last one
+        elif packet.size == packet.total:
             del self._packets[key]
             self._bytes -= packet.size
             return b"".join(packet.pieces[start] for start in sorted(packet.pieces))
-        if len(packet.pieces) > MAX_PIECES or 0 <= packet.total < packet.size:
-            self._drop(key)
         return None
 
     def _expire(self, now: float) -> None:

@@ -1,0 +1,135 @@
+"""Deadlines: never late, early at the cost of one look, and nothing kept of what is closed."""
+
+from dataclasses import dataclass, field
+from math import inf
+
+import pytest
+from gvproxy.stack import schedule
+from gvproxy.stack.schedule import Schedule
+from gvproxy.tcp.connection import State
+
+
+@dataclass(eq=False)
+class Waiting:
+    """As much of a connection as a schedule looks at."""
+
+    deadline: float = inf
+    scheduled_at: float = inf
+    state: State = State.ESTABLISHED
+    expired: list[float] = field(default_factory=list)
+    then: float = inf
+
+    def arm(self, timetable: Schedule, at: float) -> None:
+        """What `Connection.arm` does."""
+        self.deadline = at
+        if at < self.scheduled_at:
+            timetable.add(self, at)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def wakes() -> list[float]:
+    return []
+
+
+@pytest.fixture
+def timetable(wakes: list[float], monkeypatch: pytest.MonkeyPatch) -> Schedule:
+    def expire(waiting: Waiting, now: float) -> None:
+        if waiting.deadline <= now:
+            waiting.expired.append(now)
+            waiting.deadline = waiting.then
+
+    monkeypatch.setattr(schedule.timers, "expire", expire)
+    return Schedule(wakes.append)
+
+
+def test_deadline_is_kept(timetable: Schedule, wakes: list[float]) -> None:
+    one = Waiting()
+    one.arm(timetable, 5.0)
+    assert wakes == [5.0]
+    timetable.run(4.9)
+    assert one.expired == []
+    timetable.run(5.0)
+    assert one.expired == [5.0]
+    assert timetable.deadline == inf
+    assert len(timetable) == 0
+
+
+def test_only_a_nearer_deadline_wakes(timetable: Schedule, wakes: list[float]) -> None:
+    for at in (5.0, 7.0, 3.0, 4.0):
+        Waiting().arm(timetable, at)
+    assert wakes == [5.0, 3.0]
+    assert timetable.deadline == 3.0
+
+
+def test_deadline_that_moves_away_costs_one_early_look(timetable: Schedule) -> None:
+    one = Waiting()
+    one.arm(timetable, 1.0)
+    for at in (2.0, 3.0, 4.0):
+        one.arm(timetable, at)
+    assert len(timetable) == 1
+    timetable.run(1.0)
+    assert one.expired == []
+    assert timetable.deadline == 4.0
+    timetable.run(4.0)
+    assert one.expired == [4.0]
+
+
+def test_deadline_that_comes_nearer_is_kept_once(timetable: Schedule) -> None:
+    one = Waiting()
+    one.arm(timetable, 4.0)
+    one.arm(timetable, 1.0)
+    timetable.run(1.0)
+    assert one.expired == [1.0]
+    timetable.run(4.0)
+    assert one.expired == [1.0]
+    assert len(timetable) == 0
+
+
+def test_deadline_that_is_gone_is_nothing(timetable: Schedule) -> None:
+    one = Waiting()
+    one.arm(timetable, 1.0)
+    one.deadline = inf
+    timetable.run(1.0)
+    assert one.expired == []
+    assert timetable.deadline == inf
+
+
+def test_expiry_may_arm_again(timetable: Schedule, wakes: list[float]) -> None:
+    one = Waiting(then=3.0)
+    one.arm(timetable, 1.0)
+    timetable.run(1.0)
+    assert timetable.deadline == 3.0
+    assert wakes == [1.0, 3.0]
+
+
+def test_all_that_is_due_expires_in_order(timetable: Schedule) -> None:
+    several = [Waiting() for _ in range(5)]
+    for number, one in enumerate(several):
+        one.arm(timetable, 5.0 - number)
+    timetable.run(3.0)
+    assert [bool(one.expired) for one in several] == [False, False, True, True, True]
+
+
+def test_closed_connection_is_not_called(timetable: Schedule) -> None:
+    one = Waiting()
+    one.arm(timetable, 1.0)
+    one.state = State.CLOSED
+    timetable.forget(one)  # type: ignore[arg-type]
+    timetable.run(1.0)
+    assert one.expired == []
+    assert len(timetable) == 0
+
+
+def test_closed_connections_do_not_pile_up(timetable: Schedule) -> None:
+    """Ten thousand short connections a minute leave a few entries, not ten thousand."""
+    alive = [Waiting() for _ in range(10)]
+    for one in alive:
+        one.arm(timetable, 100.0)
+    for _ in range(10_000):
+        one = Waiting()
+        one.arm(timetable, 60.0)
+        one.state = State.CLOSED
+        timetable.forget(one)  # type: ignore[arg-type]
+        assert len(timetable) < 200
+    timetable.run(100.0)
+    assert all(one.expired == [100.0] for one in alive)
