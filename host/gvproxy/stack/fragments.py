@@ -51,7 +51,7 @@ class Reassembler:
         packet = self._packets.get(key)
         if packet is None:
             packet = self._packets[key] = _Packet(now + TIMEOUT)
-        if packet.pieces.get(offset) == payload:
+        if packet.pieces.get(offset) == bytes(payload):
             return None  # sent twice
         for start, piece in packet.pieces.items():
             if offset < start + len(piece) and start < offset + size:

@@ -60,5 +60,5 @@ class Schedule:
             timers.expire(connection, now)
             heap = self._heap
             deadline = connection.deadline
-            if deadline < connection.scheduled_at and connection.state is not State.CLOSED:
+            if deadline < connection.scheduled_at:  # infinite once it is closed
                 self.add(connection, deadline)

@@ -224,6 +224,7 @@ def close(c: Connection, end: End, now: float) -> None:
     c.disarm()
     c.ack = Ack.NONE
     c.ack_at = inf
+    c.ack_at = inf
     c.out.clear()
     c.early = None
     c.inbox = []
