@@ -65,7 +65,7 @@ class Network:
         except NetlinkError as error:
             raise AgentError(f"{self._interface}: {error.args[1]}") from error
         except OSError as error:
-            raise AgentError(f"{self._interface}: {error.strerror}") from error
+            raise AgentError(f"{self._interface}: {error.strerror or error}") from error
 
     def _set_up(self, mac: str, mtu: int) -> None:
         with self._netlink() as (netlink, index):
@@ -96,7 +96,12 @@ class Network:
 
     def _configure(self, wanted: IPv4Interface, router: IPv4Address | None) -> None:
         with self._netlink() as (netlink, index):
-            if wanted not in self._addresses(netlink, index):
+            # First the old: a second address of one subnet goes when its first one does, unless
+            # promote_secondaries says otherwise.
+            addresses = self._addresses(netlink, index)
+            for stale in addresses - {wanted}:
+                self._remove_address(netlink, index, stale)
+            if wanted not in addresses:
                 netlink.addr(
                     "replace",
                     index=index,
@@ -105,12 +110,9 @@ class Network:
                     broadcast=str(wanted.network.broadcast_address),
                     proto=RTPROT_DHCP,
                 )
-            # The new address is there before the old one goes, so routes by it are not lost.
-            for address in self._addresses(netlink, index) - {wanted}:
-                self._remove_address(netlink, index, address)
             routers = self._routers(netlink, index)
-            for stale in routers - {router}:
-                self._route(netlink, "del", index, stale)
+            for gateway in routers - {router}:
+                self._route(netlink, "del", index, gateway)
             if router is not None and router not in routers:
                 self._route(netlink, "add", index, router)
 

@@ -1,6 +1,7 @@
 """What the agent in the guest and the daemon on the host share: the link between them.
 
 `endpoint` names and opens the byte stream, `upgrade` is the handshake on it, `framing` cuts it
-into Ethernet frames, `vnet` describes the virtio-net header that travels with a frame, and `tap`
-opens the guest's network device.  Nothing here knows either program.
+into Ethernet frames, `vnet` describes the virtio-net header that travels with a frame, `tap`
+opens the guest's network device, and `notify` speaks to systemd.  Nothing here knows either
+program.
 """

@@ -131,9 +131,11 @@ def test_refusals_name_the_interface(machine: Namespace) -> None:
     machine.run("ip", "tuntap", "add", "tun6", "mode", "tun")
     machine.run("ip", "tuntap", "add", "tap6", "mode", "tap")
     try:
-        with open_inside(machine, "tap6", preexisting=True):
-            with pytest.raises(TapError, match="tap6: in use"):
-                open_inside(machine, "tap6", preexisting=True)
+        with (
+            open_inside(machine, "tap6", preexisting=True),
+            pytest.raises(TapError, match="tap6: in use"),
+        ):
+            open_inside(machine, "tap6", preexisting=True)
         with pytest.raises(TapError, match="tap6: the interface exists"):
             open_inside(machine, "tap6")
         for name, reason in (

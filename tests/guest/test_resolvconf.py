@@ -1,0 +1,154 @@
+"""resolv.conf: written, restored as it was, and left alone when it is somebody else's."""
+
+import errno
+import os
+import stat
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+from vsock_tap.resolvconf import FIRST_LINE, ResolvConf
+
+ONE, TWO = IPv4Address("192.168.127.1"), IPv4Address("10.0.0.1")
+
+
+class Machine:
+    """An /etc and a /run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.etc = folder / "etc"
+        self.etc.mkdir()
+        self.path = self.etc / "resolv.conf"
+        self.state = folder / "run" / "vsock-tap"
+
+    def agent(self) -> ResolvConf:
+        return ResolvConf(self.path, self.state)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_what_is_written(machine: Machine) -> None:
+    machine.agent().write([ONE, TWO], ["a.test", "b.test"])
+    assert machine.path.read_text() == (
+        f"{FIRST_LINE}\nsearch a.test b.test\nnameserver 192.168.127.1\nnameserver 10.0.0.1\n"
+    )
+    assert stat.S_IMODE(machine.path.stat().st_mode) == 0o644
+    machine.agent().write([TWO], [])
+    assert machine.path.read_text() == f"{FIRST_LINE}\nnameserver 10.0.0.1\n"
+
+
+def make_original(machine: Machine, kind: str) -> None:
+    if kind == "file":
+        machine.path.write_bytes(b"# theirs \xff\nnameserver 1.1.1.1\n")
+        machine.path.chmod(0o640)
+        os.utime(machine.path, (1, 2))
+    elif kind == "link":
+        (machine.etc / "stub").write_text("nameserver 127.0.0.53\n")
+        machine.path.symlink_to("stub")
+    elif kind == "dangling":
+        machine.path.symlink_to("../run/elsewhere")
+
+
+def picture(machine: Machine) -> list[tuple[str, int, str, bytes]]:
+    """Describe everything in /etc."""
+    found = []
+    for path in sorted(machine.etc.iterdir()):
+        link = os.readlink(path) if path.is_symlink() else ""
+        content = path.read_bytes() if path.exists() else b""
+        status = path.lstat()
+        time = 0 if link else int(status.st_mtime)
+        found.append((path.name, status.st_mode, f"{link}{time}", content))
+    return found
+
+
+@pytest.mark.parametrize("crashed", [False, True])
+@pytest.mark.parametrize("kind", ["file", "link", "dangling", "nothing"])
+def test_the_original_comes_back(machine: Machine, kind: str, crashed: bool) -> None:
+    make_original(machine, kind)
+    before = picture(machine)
+    agent = machine.agent()
+    agent.write([ONE], [])
+    agent.write([TWO], [])
+    if kind == "link":
+        assert (machine.etc / "stub").read_text() == "nameserver 127.0.0.53\n"
+    assert "10.0.0.1" in machine.path.read_text()
+    assert (machine.agent() if crashed else agent).restore()
+    assert picture(machine) == before
+    assert not machine.state.exists()
+
+
+def test_an_agent_that_wrote_nothing_restores_nothing(machine: Machine) -> None:
+    make_original(machine, "file")
+    before = picture(machine)
+    assert not machine.agent().restore()
+    assert picture(machine) == before
+
+
+def test_what_others_wrote_meanwhile_stays(machine: Machine) -> None:
+    make_original(machine, "file")
+    agent = machine.agent()
+    agent.write([ONE], [])
+    machine.path.write_text("nameserver 9.9.9.9\n")
+    assert not agent.restore()
+    assert machine.path.read_text() == "nameserver 9.9.9.9\n"
+    assert not machine.state.exists()
+    agent.write([ONE], [])
+    assert agent.restore()
+    assert machine.path.read_text() == "nameserver 9.9.9.9\n"
+
+
+def test_a_file_of_ours_without_its_original_is_left(machine: Machine) -> None:
+    machine.path.write_text(f"{FIRST_LINE}\nnameserver 10.0.0.1\n")
+    assert not machine.agent().restore()
+    assert machine.path.exists()
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EXDEV, errno.EROFS, errno.EACCES])
+def test_a_file_that_cannot_be_replaced_is_written_in_place(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    make_original(machine, "file")
+    content, inode = machine.path.read_bytes(), machine.path.stat().st_ino
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    agent = machine.agent()
+    agent.write([ONE], [])
+    assert "nameserver 192.168.127.1" in machine.path.read_text()
+    assert agent.restore()
+    assert machine.path.read_bytes() == content
+    assert machine.path.stat().st_ino == inode
+    assert [path.name for path in machine.etc.iterdir()] == ["resolv.conf"]
+
+
+def test_other_errors_are_the_callers(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="full"):
+        machine.agent().write([ONE], [])
+    assert list(machine.etc.iterdir()) == []
+
+
+def test_a_state_directory_that_cannot_be_made(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    make_original(machine, "file")
+    before = picture(machine)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    agent = machine.agent()
+    agent.write([ONE], [])
+    assert agent.restore()
+    assert picture(machine) == before
+    assert list(tmp_path.glob("vsock-tap-*")) == []
