@@ -20,15 +20,22 @@ Samples = defaultdict[str, defaultdict[str, list[float]]]
 
 def _run(load: Load, ways: Sequence[Way], seconds: float, samples: Samples) -> None:
     for way in ways:
-        print(f"\r\033[K{load.name} on {way.name} ", end="", file=sys.stderr, flush=True)
+        _progress(f"{load.name} on {way.name}")
         try:
             figures = load.measure(way, seconds)
         except (LoadError, CommandError) as error:
-            print(f"\r\033[K{load.name} on {way.name}: {error}", file=sys.stderr)
+            _progress("")
+            print(f"{load.name} on {way.name}: {error}", file=sys.stderr)
             continue
         for name, value in figures.items():
             samples[name][way.name].append(value)
-    print("\r\033[K", end="", file=sys.stderr, flush=True)
+    _progress("")
+
+
+def _progress(text: str) -> None:
+    """Show on a terminal what is going on, in a line that is overwritten."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def _select(only: str | None) -> list[Load]:
@@ -55,13 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("make bench: needs root: type sudo make bench", file=sys.stderr)
         return 1
     samples: Samples = defaultdict(lambda: defaultdict(list))
-    with temporary_folder() as folder, set_up(folder) as bench:
-        for load in (load for load in selected if load in STANDING):
-            _run(load, bench.ways, options.seconds, samples)
-        for _ in range(options.rounds):
-            for load in (load for load in selected if load in LOADS):
+    # Memory is that of programs which have only just been started.
+    for loads, rounds in ((STANDING, 1), (LOADS, options.rounds)):
+        with temporary_folder() as folder, set_up(folder) as bench:
+            for load in [load for load in loads if load in selected] * rounds:
                 _run(load, bench.ways, options.seconds, samples)
-        ways, skipped = [way.name for way in bench.ways], bench.skipped
+            ways, skipped = [way.name for way in bench.ways], bench.skipped
     results = {
         name: {way: median(values) for way, values in by_way.items()}
         for name, by_way in samples.items()

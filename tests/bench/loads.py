@@ -3,6 +3,7 @@
 iperf3, wrk and ping are the load; their output is read here and nowhere else.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -10,11 +11,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
-from tests.bench.ways import HTTP_PORT, IDLE_PORT, IPERF_PORT, Way
+from tests.bench.ways import HTTP_PORT, IDLE_PORT, Way
 
 Figures = Mapping[str, float]
 
 IDLE_CONNECTIONS = 1000
+_IPERF_PORT = 5201
 _UDP_RATE = "300M"
 _UDP_SIZE = "1400"
 """One packet at an MTU of 1500."""
@@ -22,6 +24,9 @@ _UDP_SIZE = "1400"
 
 class LoadError(Exception):
     """A load came to no figure on this way; one line."""
+
+
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,24 @@ class Load:
 
 
 def _iperf(way: Way, seconds: float, *options: str) -> dict[str, dict[str, float]]:
-    """Run iperf3 and return the sums that its report ends with."""
-    command = ["iperf3", "-J", "-c", way.address, "-p", str(IPERF_PORT)]
+    """Run iperf3 and return the sums that its report ends with.
+
+    Each run has a server of its own, so that none finds the last one's still busy.
+    """
+    server = way.host.start(
+        f"iperf3-{next(_numbers)}",
+        *("iperf3", "--server", "--one-off", "--forceflush"),
+        *("--bind", "127.0.0.1", "--port", str(_IPERF_PORT)),
+    )
+    server.wait_for("listening")
+    try:
+        return _iperf_client(way, seconds, *options)
+    finally:
+        server.kill()
+
+
+def _iperf_client(way: Way, seconds: float, *options: str) -> dict[str, dict[str, float]]:
+    command = ["iperf3", "-J", "-c", way.address, "-p", str(_IPERF_PORT)]
     done = way.client.try_run(*command, "-t", f"{seconds:g}", *options, timeout=seconds * 3 + 30)
     try:
         report = json.loads(done.stdout)

@@ -22,7 +22,6 @@ SLIRP = "slirp4netns"
 PASTA = "pasta"
 
 HTTP_PORT = 8080
-IPERF_PORT = 5201
 IDLE_PORT = 9000
 
 _GATEWAY = "10.99.0.1"
@@ -49,12 +48,15 @@ http {{
 """
 
 _IDLE_SERVER = """\
-import selectors, socket, sys
-server = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=4096)
-print("ready", flush=True)
-held = []
-while True:
-    held.append(server.accept())
+import asyncio, sys
+async def hold(reader, writer):
+    await reader.read()
+    writer.close()
+async def main():
+    await asyncio.start_server(hold, "127.0.0.1", int(sys.argv[1]), backlog=4096)
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
 """
 
 
@@ -63,6 +65,7 @@ class Way:
     """One way: a client in `client` reaches the host's loopback at `address`."""
 
     name: str
+    host: Namespace
     client: Namespace
     address: str
     gateway: str
@@ -93,14 +96,7 @@ def _host(folder: Path) -> Namespace:
     host.run("ip", "address", "add", f"{_ADDRESS}/24", "dev", "wan0")
     host.run("ip", "route", "add", "default", "via", _GATEWAY)
     host.set("net/ipv4/ping_group_range", "0 0")
-    _ports(host)
     return host
-
-
-def _ports(namespace: Namespace) -> None:
-    """Let many short connections follow one another: the load is the path, not the port range."""
-    namespace.set("net/ipv4/ip_local_port_range", "10000 65535")
-    namespace.set("net/ipv4/tcp_tw_reuse", "1")
 
 
 def _servers(host: Namespace) -> None:
@@ -108,24 +104,13 @@ def _servers(host: Namespace) -> None:
     configuration.write_text(_NGINX_CONF.format(folder=host.folder, port=HTTP_PORT))
     nginx = shutil.which("nginx") or "nginx"
     host.start("nginx", nginx, "-c", configuration)
-    host.start("iperf3", "iperf3", "-s", "-B", "127.0.0.1", "-p", str(IPERF_PORT))
     host.start("idle", sys.executable, "-c", _IDLE_SERVER, str(IDLE_PORT)).wait_for("ready")
-    for port in (HTTP_PORT, IPERF_PORT):
-        _until_listening(host, port)
 
-
-def _until_listening(host: Namespace, port: int) -> None:
     def attempt() -> None:
-        if f":{port} " not in host.run("ss", "-Hltn"):
-            raise NotYetError("nobody listens")
+        if f":{HTTP_PORT} " not in host.run("ss", "-Hltn"):
+            raise NotYetError("it does not listen")
 
-    until(attempt, f"port {port}")
-
-
-def _guest(folder: Path, name: str, stack: contextlib.ExitStack) -> Namespace:
-    guest = stack.enter_context(Namespace(name, folder))
-    _ports(guest)
-    return guest
+    until(attempt, "nginx")
 
 
 def _until_routed(guest: Namespace, process: Process) -> None:
@@ -139,21 +124,21 @@ def _until_routed(guest: Namespace, process: Process) -> None:
 
 def _ours(host: Namespace, stack: contextlib.ExitStack) -> Way:
     gvproxy = Gvproxy(host.folder, host)
-    guest = _guest(host.folder, "guest", stack)
+    guest = stack.enter_context(Namespace("guest", host.folder))
     agent = Agent(guest, gvproxy.url, "-mtu", "1500")
     agent.wait()
-    return Way(OURS, guest, HOST, "192.168.127.1", (gvproxy.process, agent.process))
+    return Way(OURS, host, guest, HOST, "192.168.127.1", (gvproxy.process, agent.process))
 
 
 def _slirp(host: Namespace, stack: contextlib.ExitStack) -> Way:
-    guest = _guest(host.folder, "guest-slirp", stack)
+    guest = stack.enter_context(Namespace("guest-slirp", host.folder))
     process = host.start(SLIRP, SLIRP, "--configure", "--mtu=1500", str(guest.pid), "tap0")
     _until_routed(guest, process)
-    return Way(SLIRP, guest, "10.0.2.2", "10.0.2.2", (process,))
+    return Way(SLIRP, host, guest, "10.0.2.2", "10.0.2.2", (process,))
 
 
 def _pasta(host: Namespace, stack: contextlib.ExitStack) -> Way:
-    guest = _guest(host.folder, "guest-pasta", stack)
+    guest = stack.enter_context(Namespace("guest-pasta", host.folder))
     # It gives up the right to look into /proc of the process that holds the namespace.
     handle = host.folder / "guest-pasta.netns"
     handle.touch()
@@ -165,7 +150,7 @@ def _pasta(host: Namespace, stack: contextlib.ExitStack) -> Way:
         *("--tcp-ns", "none", "--udp-ns", "none", "--netns", handle),
     )
     _until_routed(guest, process)
-    return Way(PASTA, guest, _GATEWAY, _GATEWAY, (process,))
+    return Way(PASTA, host, guest, _GATEWAY, _GATEWAY, (process,))
 
 
 @contextlib.contextmanager
@@ -174,7 +159,7 @@ def set_up(folder: Path) -> Iterator[Bench]:
     with contextlib.ExitStack() as stack:
         host = stack.enter_context(_host(folder))
         _servers(host)
-        bench = Bench(host, [Way(LOOPBACK, host, "127.0.0.1", "127.0.0.1")], {})
+        bench = Bench(host, [Way(LOOPBACK, host, host, "127.0.0.1", "127.0.0.1")], {})
         for name, make in ((SLIRP, _slirp), (PASTA, _pasta), (OURS, _ours)):
             if name != OURS and shutil.which(name) is None:
                 bench.skipped[name] = "not installed"
