@@ -83,7 +83,7 @@ class Ip:
         if not valid(ones_sum(packet[:size], size)):
             counters.ip_checksum_errors += 1
             return
-        if not config.in_subnet(source) or source in config.owned:
+        if not config.is_guest(source):
             # A guest without an address may speak DHCP and nothing else.
             if any(source) or protocol != ipv4.PROTOCOL_UDP:
                 counters.ip_invalid_source += 1

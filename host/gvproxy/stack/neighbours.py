@@ -40,12 +40,13 @@ class Neighbours:
         """Take note that `station` uses `address`."""
         if self._stations.get(address) is station:
             return
-        config = self._config
-        if address in config.owned or not config.in_subnet(address):
+        if not self._config.is_guest(address):
             return
         if address not in self._stations and len(self._stations) >= MAX_NEIGHBOURS:
-            self._counters.neighbours_refused += 1
-            return
+            if address not in self._resolutions:
+                self._counters.neighbours_refused += 1
+                return
+            del self._stations[next(iter(self._stations))]  # asked for again when it is needed
         self._stations[address] = station
         resolution = self._resolutions.pop(address, None)
         if resolution is not None:

@@ -48,9 +48,18 @@ class StackConfig:
     """The addresses that answer ARP and ping: the gateway and all virtual ones."""
     mtu: int = 1500
 
-    def in_subnet(self, address: bytes) -> bool:
-        """Tell whether an address belongs to the virtual network."""
-        return int.from_bytes(address, "big") & self.mask == self.network
+    def is_guest(self, address: bytes) -> bool:
+        """Tell whether a guest may have an address: one of a host in the subnet, and not ours.
+
+        The subnet's first and last addresses are no host's (RFC 1122 §3.2.1.3).
+        """
+        number = int.from_bytes(address, "big")
+        host = number & ~self.mask
+        return (
+            number & self.mask == self.network
+            and 0 < host < ~self.mask & 0xFFFFFFFF
+            and address not in self.owned
+        )
 
 
 @dataclass(slots=True)
