@@ -177,7 +177,8 @@ class Ip:
 
         The packet's destination is the one who tells, as where a host's own port is closed.
         """
-        if not packet.to_us or not any(packet.source):
+        group = self._config.is_group(packet.destination)
+        if not packet.to_us or group or not any(packet.source):
             return
         self.send_error(packet.station, packet.destination, code, packet.quote)
 

@@ -61,6 +61,12 @@ class StackConfig:
             and address not in self.owned
         )
 
+    def is_group(self, address: bytes) -> bool:
+        """Tell whether an address is no single host: multicast, reserved or a broadcast."""
+        return address[0] >= 224 or int.from_bytes(address, "big") == (
+            self.network | ~self.mask & 0xFFFFFFFF
+        )
+
 
 @dataclass(slots=True)
 class StackCounters:
