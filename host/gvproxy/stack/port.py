@@ -74,6 +74,7 @@ class StackCounters:
 
     malformed: int = 0
     unknown_protocol: int = 0
+    oversized: int = 0
     stations_refused: int = 0
     neighbours_refused: int = 0
     arp_requests: int = 0

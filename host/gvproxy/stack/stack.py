@@ -42,7 +42,7 @@ class Stack:
         """`secret` keys the initial sequence numbers; `wake(at)` asks for `run_timers` at `at`."""
         self.config = config
         self.counters = StackCounters()
-        self.switch = Switch()
+        self.switch = Switch(config.mtu, self.counters)
         self.neighbours = Neighbours(config, self.switch, self.counters)
         self.ip = Ip(config, self.counters, self.neighbours)
         self.udp = Udp(config, self.counters, self.ip)
@@ -134,7 +134,6 @@ class Stack:
             return
         station = self.switch.learn(source, port, now)
         if station is None:
-            self.counters.stations_refused += 1
             return
         to_us = destination == self.config.mac
         if not to_us:

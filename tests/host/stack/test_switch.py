@@ -1,0 +1,292 @@
+"""From guest to guest: who is where, what goes to whom, and what is made of unfinished frames."""
+
+import random
+import struct
+
+import dpkt
+import pytest
+from gvproxy.stack import switch
+from gvproxy.wire import ethernet
+from gvproxy.wire.checksum import pseudo_header
+from taplink import vnet
+from taplink.vnet import Offload
+
+from .bench import (
+    ALL,
+    GATEWAY_MAC,
+    GUEST,
+    MAC,
+    OTHER,
+    OTHER_MAC,
+    Bench,
+    Port,
+    arp,
+    echo,
+    ether,
+    read,
+    tcp,
+    udp,
+)
+
+TRANSPORT = ethernet.SIZE + 20
+
+
+def pair(here: Offload = Offload.NONE, there: Offload = Offload.NONE) -> tuple[Bench, Port]:
+    """Return two guests who know of each other."""
+    bench = Bench(here)
+    other = bench.attach(there)
+    bench.give(arp(OTHER))
+    bench.give(arp(GUEST, sender=OTHER, mac=OTHER_MAC), port=other)
+    bench.port.take()
+    other.take()
+    return bench, other
+
+
+def between(frame_of, body: bytes = b"", **fields: object) -> bytes:  # type: ignore[no-untyped-def]
+    return frame_of(body, destination=OTHER, to=OTHER_MAC, **fields)  # type: ignore[no-any-return]
+
+
+def unfinished(frame: bytes) -> bytes:
+    """Leave only the pseudo-header's sum in the transport's checksum field."""
+    protocol = frame[23]
+    place = TRANSPORT + (16 if protocol == 6 else 6)
+    length = len(frame) - TRANSPORT
+    partial = (pseudo_header(frame[26:34], protocol) + length) % 0xFFFF
+    return frame[:place] + partial.to_bytes(2, "big") + frame[place + 2 :]
+
+
+def needs_csum(protocol: int = 6, kind: int = vnet.GSO_NONE, size: int = 0) -> bytes:
+    place = 16 if protocol == 6 else 6
+    return vnet.HEADER.pack(vnet.F_NEEDS_CSUM, kind, 0, size, TRANSPORT, place, 0)
+
+
+# Who is where
+
+
+def test_a_frame_goes_to_its_station_alone() -> None:
+    bench, other = pair()
+    third = bench.attach()
+    frame = between(udp, b"x")
+    assert bench.give(frame) == []
+    assert other.take() == [frame]
+    assert third.take() == []
+    assert bench.counters.ip_in == 0, "it is none of the gateway's business"
+
+
+def test_a_frame_for_an_unknown_station_goes_to_all_others() -> None:
+    bench, other = pair()
+    third = bench.attach()
+    frame = udp(to=b"\x02\0\0\0\0\x09")
+    assert bench.give(frame) == []
+    assert other.take() == third.take() == [frame]
+
+
+@pytest.mark.parametrize("to", [ethernet.BROADCAST, b"\x01\0\x5e\0\0\xfb", b"\x33\x33\0\0\0\1"])
+def test_groups_are_flooded_and_never_reach_a_flow(to: bytes) -> None:
+    bench, other = pair()
+    stack = bench.stack
+    stack.udp.forward = lambda datagram, now: pytest.fail("forwarded")
+    stack.connections.forward = lambda c, path, now: pytest.fail("forwarded")
+    stack.ip.forward_echo = lambda request, now: pytest.fail("forwarded")
+    outside = b"\x09\x09\x09\x09"
+    frames = [
+        make(to=to, destination=outside)  # type: ignore[operator]
+        for make in (udp, echo, lambda **w: tcp(flags=2, **w))
+    ]
+    assert bench.give(*frames) == []
+    assert other.take() == frames
+    assert stack.connections.tcp_counters.invalid == 1
+
+
+def test_a_frame_for_its_own_port_goes_nowhere() -> None:
+    """Two MACs behind one port: their frames to each other pass by us, and an echo is a loop."""
+    bench, other = pair()
+    bench.give(udp(mac=b"\x02\0\0\0\0\1"))
+    assert bench.give(udp(to=b"\x02\0\0\0\0\1"), udp(to=MAC)) == []
+    assert other.take() == []
+
+
+def test_the_gateway_and_groups_send_nothing() -> None:
+    """As a source they would be learned, and take the gateway's frames away."""
+    bench, other = pair()
+    for mac in (GATEWAY_MAC, ethernet.BROADCAST, b"\x01\0\x5e\0\0\1"):
+        bench.give(udp(mac=mac, to=OTHER_MAC))
+    assert bench.counters.malformed == 3
+    assert other.take() == []
+    assert set(bench.stack.switch.stations) == {MAC, OTHER_MAC}
+
+
+def test_a_station_moves_with_its_guest() -> None:
+    bench, other = pair()
+    third = bench.attach()
+    bench.give(arp(GUEST, sender=OTHER, mac=OTHER_MAC), port=third)
+    other.take()
+    bench.port.take()
+    frame = between(udp)
+    bench.give(frame)
+    assert (other.take(), third.take()) == ([], [frame])
+    assert bench.stack.switch.table() == {MAC: 0, OTHER_MAC: 2}
+
+
+def test_the_table_shows_only_ports_that_are_there() -> None:
+    bench, other = pair()
+    bench.stack.detach(other, bench.now)
+    assert bench.stack.switch.table() == {MAC: 0}
+    assert OTHER_MAC in bench.stack.switch.stations
+
+
+def macs(count: int) -> list[bytes]:
+    return [b"\x02\0\0\0" + struct.pack("!H", n) for n in range(count)]
+
+
+def test_a_full_table_takes_nobody_until_stations_age() -> None:
+    bench = Bench()
+    known = macs(switch.MAX_STATIONS)
+    for mac in known:
+        bench.give(arp(OTHER, mac=mac))
+    assert bench.give(echo()) == []
+    assert bench.counters.stations_refused == 1
+    assert bench.give(echo(mac=known[0])) != [], "whoever is in it goes on"
+    bench.now += switch.AGEING
+    bench.give(arp(OTHER, mac=known[1]))
+    bench.now += 1
+    assert bench.give(echo()) != []
+    assert set(bench.stack.switch.stations) == {known[1], MAC}
+
+
+def test_a_full_table_forgets_the_stations_of_ports_that_went() -> None:
+    bench = Bench()
+    gone = bench.attach()
+    for mac in macs(switch.MAX_STATIONS):
+        bench.give(arp(OTHER, mac=mac), port=gone)
+    bench.stack.detach(gone, bench.now)
+    assert bench.give(echo()) != []
+    assert set(bench.stack.switch.stations) == {MAC}
+
+
+def test_a_full_table_is_searched_once_a_second() -> None:
+    """A search takes a tenth of a millisecond, and a guest has a new MAC in every frame."""
+    bench = Bench()
+    gone = bench.attach()
+    for mac in macs(switch.MAX_STATIONS):
+        bench.give(arp(OTHER, mac=mac), port=gone)
+    bench.give(echo())
+    bench.stack.detach(gone, bench.now)
+    bench.now += 0.9
+    assert bench.give(echo()) == []
+    bench.now += 0.1
+    assert bench.give(echo()) != []
+
+
+# What they get
+
+
+@pytest.mark.parametrize("there", [ALL, Offload.NONE])
+@pytest.mark.parametrize("here", [ALL, Offload.NONE])
+@pytest.mark.parametrize("size", [0, 1, 5, 11, 12, 1400])
+@pytest.mark.parametrize("make", [udp, tcp])
+def test_every_datagram_and_segment_arrives_whole(
+    here: Offload, there: Offload, size: int, make: object
+) -> None:
+    bench, other = pair(here, there)
+    frame = between(make, random.Random(size).randbytes(size))
+    given, meta = frame, vnet.PLAIN
+    if here:
+        given, meta = unfinished(frame), needs_csum(frame[23])
+    assert bench.give(given, meta=meta) == []
+    assert other.take() == [frame]
+
+
+def test_finished_frames_keep_their_header_on_a_port_with_offloads() -> None:
+    bench, other = pair(ALL, ALL)
+    valid = vnet.HEADER.pack(vnet.F_DATA_VALID, 0, 0, 0, 0, 0, 0)
+    frame = between(udp)
+    bench.give(frame, meta=valid)
+    assert other.sent == [(valid, frame)]
+
+
+def super_frame(size: int) -> tuple[bytes, bytes]:
+    """Return a super-frame of TCP and its payload."""
+    payload = random.Random(1).randbytes(size)
+    return unfinished(between(tcp, payload, seq=5, options=b"\1\1\x08\x0a" + bytes(8))), payload
+
+
+def test_a_super_frame_stays_one_where_the_other_takes_it() -> None:
+    bench, other = pair(ALL, ALL)
+    frame, _ = super_frame(40_000)
+    meta = needs_csum(6, vnet.GSO_TCPV4, 1448)
+    bench.give(frame, meta=meta)
+    assert other.sent == [(meta, frame)]
+
+
+@pytest.mark.parametrize("there", [Offload.NONE, Offload.CSUM, Offload.CSUM | Offload.TSO6])
+def test_a_super_frame_is_cut_where_it_does_not(there: Offload) -> None:
+    bench, other = pair(ALL, there)
+    frame, payload = super_frame(40_000)
+    bench.give(frame, meta=needs_csum(6, vnet.GSO_TCPV4, 1448))
+    packets = [read(piece).data for piece in other.take()]
+    assert max(len(packet) for packet in packets) == 1500
+    assert b"".join(packet.data.data for packet in packets) == payload
+    assert [packet.data.seq for packet in packets] == list(range(5, 40_005, 1448))
+
+
+@pytest.mark.parametrize("mtu", [576, 1500])
+def test_a_frame_above_the_mtu_does_not_reach_a_plain_port(mtu: int) -> None:
+    """Its length may be more than the link's framing can say, and no guest could take it."""
+    bench = Bench(ALL, mtu=mtu)
+    other = bench.attach()
+    sizes = (mtu, mtu + 4, mtu + 5, 65_535, 65_539)  # 4: a VLAN tag
+    bench.give(*(ether(bytes(size), kind=0x1234, to=ethernet.BROADCAST) for size in sizes))
+    assert [len(frame) - ethernet.SIZE for frame in other.take()] == [mtu, mtu + 4]
+    assert bench.counters.oversized == 3
+
+
+def test_a_datagram_super_frame_does_not_reach_a_plain_port() -> None:
+    """Nobody was offered USO; a guest that says so all the same is not served."""
+    bench, other = pair(ALL, Offload.NONE)
+    frame = unfinished(between(udp, bytes(4000)))
+    bench.give(frame, meta=needs_csum(17, vnet.GSO_UDP_L4, 1400))
+    assert other.take() == []
+    assert bench.counters.oversized == 1
+
+
+@pytest.mark.parametrize("there", [ALL, Offload.NONE])
+@pytest.mark.parametrize("seed", range(20))
+def test_lies_in_the_virtio_header_hurt_nobody(seed: int, there: Offload) -> None:
+    bench, other = pair(ALL, there)
+    rng = random.Random(seed)
+    frames = [super_frame(3000)[0], between(udp, b"x"), between(tcp), between(echo)]
+    numbers = (0, 1, 13, 14, 33, 34, 35, 47, 48, 54, 1448, 3000, 65535)
+    for _ in range(200):
+        frame = rng.choice(frames)
+        frame = frame[: rng.choice((14, 15, 20, 34, 42, 54, len(frame)))]
+        meta = vnet.HEADER.pack(
+            rng.choice((0, 1, 1, 1, 2, 3, 255)),
+            rng.choice((0, 1, 4, 5, 6, 0x81, 255)),
+            *(rng.choice(numbers) for _ in range(4)),
+            rng.choice((0, 1, 65535)),
+        )
+        bench.give(frame, meta=meta)
+        sent = other.sent
+        other.sent = []
+        if not there:
+            assert all(len(piece) <= 1518 for _, piece in sent)
+        assert len(sent) <= 65  # of 48 bytes, from 3000
+    good = between(udp, b"still here")
+    bench.give(good)
+    assert other.take() == [good]
+
+
+def test_an_empty_frame_is_counted() -> None:
+    for header in (True, False):
+        bench = Bench(header=header)
+        bench.give(b"", bytes(13), meta=vnet.PLAIN)
+        assert bench.counters.malformed == 2
+
+
+def test_unknown_protocols_are_counted_and_ipv6_is_not() -> None:
+    bench = Bench()
+    body = bytes(dpkt.ip6.IP6(src=bytes(16), dst=bytes(16)))
+    kinds = (0x86DD, 0x8100, 0x0000, 0x05DC, 0x88CC)
+    bench.give(*(ether(body, kind=kind, to=GATEWAY_MAC) for kind in kinds))
+    assert bench.counters.unknown_protocol == 4
