@@ -247,7 +247,7 @@ class Connection:
 
     def await_window(self, now: float) -> None:
         """Ask the guest from time to time, until its window opens (RFC 9293 §3.8.6.1)."""
-        self.probe_interval = self.probe_interval or self.rtt.rto
+        self.probe_interval = self.rtt.rto
         self.arm(Timer.PERSIST, now + self.probe_interval)
 
     def room(self, now: float) -> int:

@@ -152,7 +152,8 @@ def retransmit_first(c: Connection, now: float) -> None:
     c.counters.retransmits += 1
     una, end = c.snd_una, c.out.end
     if una < end:
-        payload = c.out.peek(una, min(c.mss, end - una))
+        # No byte that was never sent: its acknowledgment would be one of nothing.
+        payload = c.out.peek(una, min(c.mss, end - una, c.snd_max - una))
         fin = c.fin_queued and una + len(payload) == end and c.snd_max > end
         emit(c, una, wire.ACK | wire.PSH | (wire.FIN if fin else 0), payload, now)
     elif c.fin_queued:

@@ -347,3 +347,26 @@ def test_writable_is_not_told_after_shutdown(established: Trace) -> None:
         < . 1 ack 1 win 65536
         """
     )
+
+
+def test_syn_with_the_same_timestamp_goes_by_its_number(trace: Trace) -> None:
+    """RFC 6191 §2: several connections within one tick of the guest's clock."""
+    enter(trace, "TIME_WAIT")
+    assert may_reopen(trace.bench.c, trace.segment("S 5 [mss 1460 ws 7 sackok ts]"))
+    assert not may_reopen(trace.bench.c, trace.segment("S 1 [mss 1460 ws 7 sackok ts]"))
+
+
+def test_fin_is_not_sent_ahead_of_its_turn(established: Trace) -> None:
+    """Queued while the data before it probes a window that was closed over it."""
+    established(
+        """
+             ! send 100
+             > P. 1:101 ack 1
+             < . 1 ack 1 win 0
+        +0.2 > P. 1:101 ack 1
+             ! shutdown
+        +0.4 > P. 1:101 ack 1
+             < . 1 ack 1 win 65536
+             > FP. 1:101 ack 1
+        """
+    )

@@ -6,7 +6,7 @@ from gvproxy.tcp.connection import Connection, State
 from gvproxy.tcp.input import Segment
 from gvproxy.tcp.seq import MASK
 from gvproxy.wire import tcp as wire
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from .bench import Bench, pattern
@@ -16,15 +16,27 @@ from .trace import Trace
 _SEAMS = ("path", "scheduler", "user", "out", "early", "rtt", "congestion")
 _sizes = st.sampled_from([0, 0, 1, 100, 1448, 2896])
 _near = st.sampled_from([0, 0, 0, 0, 0, 0, -1448, -1, 1, 100, 1448])
+_PARTIAL = 1 << 20  # an acknowledgment of one segment more than before
 _segments = st.tuples(
     _sizes,
     _near,  # away from rcv_nxt
-    st.sampled_from([None, None, None, 0, 0, 1, -1, 1448, -1448, 100]),  # from snd_max, or snd_una
+    st.sampled_from([None, None, None, 0, 0, _PARTIAL, 1, -1, -1448]),  # from snd_max
     st.sampled_from([512, 512, 512, 511, 1, 0]),  # window, in units
     st.sampled_from([0, 0, 0, 1, 5, -1]),  # TSval, from the newest
     st.sampled_from([wire.ACK, wire.ACK, wire.ACK | wire.PSH, wire.ACK | wire.FIN, wire.PSH]),
 )
+_TROUBLE = [
+    [(0, 0, None, 511, 0, wire.ACK)] * 4,  # a new window, then three duplicates
+    [(0, 1448, None, 300, 1, wire.ACK)],  # an acknowledgment ahead of data that was lost
+    [(1448, 1448, -1448, 512, 1, wire.ACK)],  # data ahead of a gap
+    [(1448, 1448, None, 512, 1, wire.ACK)],
+    [(100, 0, None, 0, 1, wire.ACK)],  # a window that closes
+    [(100, 0, None, 512, 1, wire.ACK)],
+    [(0, 0, _PARTIAL, 512, 1, wire.ACK)],
+]
 _steps = st.one_of(
+    st.sampled_from(_TROUBLE),
+    st.sampled_from(_TROUBLE),
     st.lists(_segments, min_size=1, max_size=4),
     st.lists(_segments, min_size=1, max_size=4),
     st.tuples(st.just("send"), st.sampled_from([1, 1000, 1448, 20000, 70000])),
@@ -49,13 +61,14 @@ def _batch(bench: Bench, shapes: list[tuple[int, int, int | None, int, int, int]
     c = bench.c
     nxt, tsval = c.rcv_nxt, c.ts_recent
     segments = []
+    acks = {None: c.snd_una, _PARTIAL: min(c.snd_una + 1448, c.snd_max)}
     for size, away, ack, window, newer, flags in shapes:
         seq = nxt + away
         tsval = tsval + newer & MASK
         segments.append(
             Segment(
                 seq & MASK,
-                (c.snd_una if ack is None else c.snd_max + ack) & MASK,
+                acks.get(ack, c.snd_max + (ack or 0)) & MASK,
                 flags,
                 window,
                 wire.Options(timestamps=(tsval, 0)),
@@ -67,6 +80,8 @@ def _batch(bench: Bench, shapes: list[tuple[int, int, int | None, int, int, int]
 
 
 @settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@example(False, False, [("send", 1000), ("advance", 0.3), [(100, 0, None, 0, 1, wire.ACK)]])
+@example(False, False, [("send", 20000), _TROUBLE[0], [(100, 0, _PARTIAL, 512, 1, wire.ACK)]])
 @given(wrapping=st.booleans(), interactive=st.booleans(), steps=st.lists(_steps, max_size=25))
 def test_same_effect_either_way(
     wrapping: bool, interactive: bool, steps: list[list[tuple[int, ...]] | tuple[str, float]]

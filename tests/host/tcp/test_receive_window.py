@@ -187,3 +187,14 @@ def test_sack_blocks_take_room_from_the_payload(established: Trace, size: int) -
         > P. 1:{min(size, 60000) + 1} ack 1 [sack 1449:2897]
         """
     )
+
+
+def test_fin_beyond_the_window_is_cut_off_as_well(established: Trace) -> None:
+    established(SMALL)(
+        """
+        < F. 1001:66001 ack 1
+        ? received 64640
+        > . 1 ack 65641
+        = state ESTABLISHED
+        """
+    )

@@ -1,5 +1,8 @@
 """Loss: RFC 6298, RFC 5681, RFC 6582."""
 
+import pytest
+from gvproxy.tcp.rtt import MAX_RTO, MIN_RTO, RttEstimator
+
 from .trace import Trace
 
 
@@ -173,5 +176,59 @@ def test_retransmission_keeps_to_a_window_that_shrank(established: Trace) -> Non
              > P. 1:10001 ack 1
              < . 1 ack 1 win 512
         +0.2 > . 1:513 ack 1
+        """
+    )
+
+
+def test_measurement() -> None:
+    """RFC 6298 (2.2), (2.3): R, then the smoothed one."""
+    estimator = RttEstimator()
+    estimator.sample(0.8)
+    assert (estimator.srtt, estimator.rttvar, estimator.rto) == pytest.approx((0.8, 0.4, 2.4))
+    estimator.sample(0.4)
+    assert (estimator.srtt, estimator.rttvar, estimator.rto) == pytest.approx((0.75, 0.4, 2.35))
+    estimator.sample(1.75)
+    assert (estimator.srtt, estimator.rttvar, estimator.rto) == pytest.approx((0.875, 0.55, 3.075))
+    for _ in range(10):
+        estimator.back_off()
+    assert estimator.rto == MAX_RTO
+
+
+def test_measurement_of_nothing() -> None:
+    """A round trip shorter than the clock's step is one too, and the RTO has a floor."""
+    estimator = RttEstimator()
+    estimator.sample(0.0)
+    assert estimator.srtt > 0
+    assert estimator.rto == MIN_RTO
+
+
+def test_fast_retransmit_is_not_measured(established: Trace) -> None:
+    established(
+        """
+              = srtt 0.001
+              ! send 1000
+              > P. 1:1001 ack 1
+        +0.01 < . 1 ack 1
+              & . 1 ack 1
+              & . 1 ack 1
+              > P. 1:1001 ack 1
+        +0.05 < . 1 ack 1001
+              = srtt 0.001
+        """
+    )
+
+
+def test_fast_retransmit_brings_nothing_new(established: Trace) -> None:
+    """A byte and a FIN are queued, but the window has not let them out."""
+    established(
+        """
+        < . 1 ack 1 win 1024
+        ! send 1025
+        > . 1:1025 ack 1
+        ! shutdown
+        < . 1 ack 1 win 1024
+        & . 1 ack 1 win 1024
+        & . 1 ack 1 win 1024
+        > P. 1:1025 ack 1
         """
     )

@@ -194,3 +194,39 @@ def test_acknowledgment_when_the_window_lost_by_rounding(established: Trace) -> 
         > . 1401 ack 101
         """
     )
+
+
+def test_what_is_cut_by_the_window_is_whole_segments(established: Trace) -> None:
+    """A small one in the middle would be sent as such."""
+    established("< . 1 ack 1 win 5120\n ! send 10000\n > . 1:4345 ack 1")
+
+
+def test_probe_interval_goes_on_growing(established: Trace) -> None:
+    """The user asks again after each answer, and the guest is not asked more often for it."""
+    established(
+        """
+             < . 1 ack 1 win 0
+             ! send 100
+        +0.2 > . 0 ack 1
+             < . 1 ack 1 win 0
+             ! room 0
+        +0.4 > . 0 ack 1
+             < . 1 ack 1 win 0
+        +0.8 > . 0 ack 1
+        """
+    )
+
+
+def test_closed_window_does_not_make_the_fin_an_echo(established: Trace) -> None:
+    """Sent again by its timer only, not for every segment that the guest sends."""
+    established(
+        """
+             < . 1 ack 1 win 0
+             ! shutdown
+             > F. 1 ack 1
+        +0.2 > F. 1 ack 1
+             < . 1 ack 1 win 0
+             < . 1 ack 1 win 0
+        +0.4 > F. 1 ack 1
+        """
+    )
