@@ -180,7 +180,7 @@ class Agent:
                 raise AgentError(str(error)) from error
             except (OSError, LinkError) as error:
                 if reason != (reason := _describe(error)):
-                    log.warning("no link to %s: %s; trying on", self._config.endpoint, reason)
+                    log.warning("no link to %s: %s; trying again", self._config.endpoint, reason)
                     self._status(f"no link: {reason}")
             else:
                 try:

@@ -9,6 +9,7 @@ known again after a crash, and what others have set is left alone.
 
 import asyncio
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Interface
@@ -20,7 +21,7 @@ from vsock_tap.errors import AgentError
 
 METRIC = 500
 """Of the default route: behind a network card's, whose DHCP clients use 100 (NetworkManager) or
-less, before a radio's (600).  No other program's value, as the kernel tells routes apart by it."""
+less, before a radio's (600)."""
 RTPROT_DHCP = 16
 """linux/rtnetlink.h."""
 IFF_UP = 1
@@ -31,6 +32,8 @@ class Network:
 
     def __init__(self, interface: str) -> None:
         self._interface = interface
+        # A call that was cancelled still runs in its thread; the next one comes after it.
+        self._busy = threading.Lock()
 
     async def set_up(self, mac: str, mtu: int) -> None:
         """Set MAC and MTU and bring the interface up; what is so already is not touched."""
@@ -60,7 +63,7 @@ class Network:
     def _netlink(self) -> Iterator[tuple[IPRoute, int]]:
         try:
             index = socket.if_nametoindex(self._interface)
-            with IPRoute() as netlink:
+            with self._busy, IPRoute() as netlink:
                 yield netlink, index
         except NetlinkError as error:
             raise AgentError(f"{self._interface}: {error.args[1]}") from error
@@ -114,7 +117,8 @@ class Network:
             for gateway in routers - {router}:
                 self._route(netlink, "del", index, gateway)
             if router is not None and router not in routers:
-                self._route(netlink, "add", index, router)
+                # Behind another of the same metric, which is a second agent's.
+                self._route(netlink, "append", index, router)
 
     def _clear(self) -> None:
         with self._netlink() as (netlink, index):

@@ -40,9 +40,11 @@ IFF_TUN_EXCL = 0x8000
 _IFREQ = Struct("16sH22x")  # struct ifreq with ifr_flags; 40 bytes on 64-bit machines
 _INT = Struct("i")
 
-_TSO = Offload.CSUM | Offload.TSO4 | Offload.TSO6
+_TSO_FAMILIES = Offload.TSO4 | Offload.TSO6
+_TSO = Offload.CSUM | _TSO_FAMILIES
+_USO = Offload.USO4 | Offload.USO6
 _OFFERS = (
-    _TSO | Offload.TSO_ECN | Offload.USO4 | Offload.USO6,  # Linux 6.2 and later
+    _TSO | Offload.TSO_ECN | _USO,  # Linux 6.2 and later
     _TSO | Offload.TSO_ECN,
     _TSO,
     Offload.CSUM,
@@ -71,11 +73,16 @@ class Tap:
         self.offload = Offload.NONE
 
     def set_offload(self, offload: Offload) -> None:
-        """Set exactly what the kernel may leave undone from now on.
+        """Set what the kernel may leave undone from now on.
 
-        Frames queued before keep the shape they have.  Raises TapError when the kernel lacks one
+        What the kernel takes only with another offload is left out without that one.  Frames
+        queued before keep the shape they have.  Raises TapError when the kernel lacks one
         of the offloads, or when the tap has no virtio-net header to describe them with.
         """
+        if offload & _USO != _USO:
+            offload &= ~_USO
+        if not offload & _TSO_FAMILIES:
+            offload &= ~Offload.TSO_ECN
         if self.vnet_hdr:
             try:
                 fcntl.ioctl(self.fd, TUNSETOFFLOAD, int(offload))

@@ -105,11 +105,14 @@ def test_a_new_lease_replaces_the_old(machine: Machine) -> None:
 def test_what_others_have_set_stays(machine: Machine) -> None:
     machine.set_up()
     machine.namespace.run("ip", "address", "add", "10.9.0.1/24", "dev", "tap0")
-    machine.namespace.run("ip", "route", "add", "default", "via", "10.9.0.9", "metric", "100")
+    for metric in (100, METRIC):
+        route = ("default", "via", "10.9.0.9", "metric", str(metric))
+        machine.namespace.run("ip", "route", "add", *route)
     assert machine.do(machine.network.foreign_addresses) == [IPv4Address("10.9.0.1")]
     theirs = machine.routes()
     machine.configure(ADDRESS, ROUTER)
     assert machine.do(machine.network.foreign_addresses) == [IPv4Address("10.9.0.1")]
+    assert ("default", str(ROUTER), "dhcp", METRIC) in machine.routes()
     machine.do(machine.network.clear)
     assert machine.addresses() == ["10.9.0.1/24"]
     assert machine.routes() == theirs
