@@ -51,9 +51,9 @@ class Network:
 
 
 @contextlib.contextmanager
-def temporary_folder() -> Iterator[Path]:
+def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
     """Make a folder whose path is short enough for unix sockets."""
-    with tempfile.TemporaryDirectory(prefix="vsock-tap-") as name:
+    with tempfile.TemporaryDirectory(prefix="vsock-tap-", dir=parent) as name:
         yield Path(name)
 
 

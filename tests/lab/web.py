@@ -21,6 +21,7 @@ def command(folder: Path, address: str, port: int = 0) -> list[str | Path]:
 
 
 class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # 1.0 leaves curl waiting for "100 Continue" for a second
     folder: Path
 
     def _path(self) -> Path:
@@ -46,6 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
             while left:
                 count = self.rfile.readinto(buffer[: min(left, _CHUNK)])
                 if not count:
+                    self.close_connection = True
                     return
                 file.write(buffer[:count])
                 left -= count
