@@ -50,7 +50,8 @@ class Connections:
         self._secret = secret
         self._schedule = Schedule(wake)
         self._touched: list[Connection] = []
-        self._waiting: dict[int, list[Connection]] = {}  # by port number, for its queue to empty
+        # By port number, for its queue to empty; in order, and each of them once.
+        self._waiting: dict[int, dict[Connection, None]] = {}
         self._ephemeral = 0
         self._now = 0.0
         self.tcp_counters = Counters()
@@ -70,15 +71,17 @@ class Connections:
         self._schedule.add(connection, deadline)
 
     def forget(self, connection: Connection) -> None:
-        key = _path(connection).key
-        if self.find.get(key) is connection:
-            del self.find[key]
+        path = _path(connection)
+        if self.find.get(path.key) is connection:
+            del self.find[path.key]
+        if self._waiting and path.station is not None:
+            self._waiting.get(path.station.port.number, {}).pop(connection, None)
         self._schedule.forget(connection)
 
     def wait_for_path(self, connection: Connection) -> None:
         station = _path(connection).station
         if station is not None:
-            self._waiting.setdefault(station.port.number, []).append(connection)
+            self._waiting.setdefault(station.port.number, {})[connection] = None
 
     # What the stack calls
 
