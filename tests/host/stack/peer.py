@@ -61,7 +61,7 @@ class Peer:
         self.port: Port | None = None
         self.meta = vnet.PLAIN
         self.seq, self.ack = IRS, 0
-        self.clock, self.echo = 1, 0
+        self.clock, self.echo = 100, 0
         self.user = User()
 
     def make(

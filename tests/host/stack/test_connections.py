@@ -160,7 +160,7 @@ def test_a_syn_takes_the_place_of_time_wait() -> None:
     assert old.state is State.TIME_WAIT
     assert peer.user.told[-2:] == ["eof", "DONE"]
     again = Peer(bench)
-    again.clock = 100
+    again.clock = 200
     again.connect()
     assert again.connection is not old
     assert old.state is State.CLOSED
