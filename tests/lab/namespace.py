@@ -1,4 +1,4 @@
-"""A network namespace that stands for a machine, with a resolv.conf of its own.
+"""A network namespace that stands for a machine, with a resolv.conf and a /run of its own.
 
 It is held by a `cat` that reads from us: when this process ends, however it ends, so does the
 holder, and with the last process inside the namespace.  Run by an ordinary user it is root inside
@@ -19,6 +19,15 @@ from tests.lab.process import Process
 
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 _libc = ctypes.CDLL(None, use_errno=True)
+
+# A machine's /run is its own: no name service of the host's there, and nothing of ours left behind.
+# Where resolv.conf is a symbolic link, it may lead there.
+_MOUNT = """\
+set -e
+mount -t tmpfs run /run
+if ! [ -e "$1" ]; then mkdir -p "${1%/*}"; touch "$1"; fi
+mount --bind "$0" "$1"
+"""
 
 Argument = str | Path
 
@@ -65,7 +74,7 @@ class Namespace:
                 raise CommandError(f"no namespace for {name}: {reason}")
             self.run("ip", "link", "set", "lo", "up")
             self.set_resolvers(resolvers)
-            self.run("mount", "--bind", self._resolv_conf, "/etc/resolv.conf")
+            self.run("sh", "-c", _MOUNT, self._resolv_conf, os.path.realpath("/etc/resolv.conf"))
         except BaseException:
             self.close()
             raise
