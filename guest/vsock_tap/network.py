@@ -22,6 +22,9 @@ from vsock_tap.errors import AgentError
 METRIC = 500
 """Of the default route: behind a network card's, whose DHCP clients use 100 (NetworkManager) or
 less, before a radio's (600)."""
+TX_QUEUE_LENGTH = 8192
+"""Frames the interface holds while the agent is busy; a tap has 500, which two hundred connections
+that end at once overrun.  The ring is of pointers: 64 KiB."""
 RTPROT_DHCP = 16
 """linux/rtnetlink.h."""
 IFF_UP = 1
@@ -36,7 +39,7 @@ class Network:
         self._busy = threading.Lock()
 
     async def set_up(self, mac: str, mtu: int) -> None:
-        """Set MAC and MTU and bring the interface up; what is so already is not touched."""
+        """Set MAC, MTU and queue, and bring the interface up; what is so already is not touched."""
         await asyncio.to_thread(self._set_up, mac, mtu)
 
     async def set_mtu(self, mtu: int) -> None:
@@ -77,6 +80,8 @@ class Network:
                 netlink.link("set", index=index, address=mac)
             if link.get("mtu") != mtu:
                 netlink.link("set", index=index, mtu=mtu)
+            if link.get("txqlen") < TX_QUEUE_LENGTH:
+                netlink.link("set", index=index, txqlen=TX_QUEUE_LENGTH)
             if not link.get("flags") & IFF_UP:
                 netlink.link("set", index=index, state="up")
 
