@@ -13,12 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 def pytest_configure() -> None:
-    """Let orphans become our children, and allow as many descriptors as the system does."""
+    """Prepare the process: orphans become our children, hypothesis repeats itself."""
+    settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+    settings.load_profile("repeatable")
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -21,8 +21,3 @@ def trace(request: pytest.FixtureRequest, predicting: bool) -> Trace:
 def established(trace: Trace) -> Trace:
     """A connection that the guest opened, with all options."""
     return enter(trace, "ESTABLISHED")
-
-
-@pytest.fixture(autouse=True)
-def nothing_leaks() -> None:
-    """Override: nothing here opens anything, and the traces are many."""

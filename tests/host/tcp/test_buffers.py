@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from gvproxy.tcp.buffers import Reassembly, SendBuffer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from .bench import pattern
@@ -18,7 +18,6 @@ def test_a_chunk_is_sent_as_it_is() -> None:
     assert buffer.peek(7, 1000) is chunk
 
 
-@settings(derandomize=True, database=None)
 @given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=12), data=st.data())
 def test_any_range_of_the_stream(sizes: list[int], data: st.DataObject) -> None:
     start = data.draw(st.integers(0, 2**33))
@@ -45,7 +44,6 @@ def test_what_is_acknowledged_is_let_go() -> None:
     assert not buffer._chunks
 
 
-@settings(derandomize=True, database=None)
 @given(
     pieces=st.lists(st.tuples(st.integers(1, 200), st.integers(1, 60)), max_size=25),
     start=st.sampled_from([0, 2**32 - 100]),

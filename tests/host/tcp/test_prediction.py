@@ -79,7 +79,7 @@ def _batch(bench: Bench, shapes: list[tuple[int, int, int | None, int, int, int]
     return segments
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@settings(max_examples=400)
 @example(False, False, [("send", 1000), ("advance", 0.3), [(100, 0, None, 0, 1, wire.ACK)]])
 @example(False, False, [("send", 20000), _TROUBLE[0], [(100, 0, _PARTIAL, 512, 1, wire.ACK)]])
 @given(wrapping=st.booleans(), interactive=st.booleans(), steps=st.lists(_steps, max_size=25))

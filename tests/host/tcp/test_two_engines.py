@@ -175,7 +175,7 @@ def patient_time_wait() -> Iterator[None]:
         yield
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=300)
 @given(
     seed=st.integers(0, 2**32),
     loss=st.sampled_from([0.0, 0.01, 0.1, 0.3]),
