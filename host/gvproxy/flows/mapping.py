@@ -89,12 +89,20 @@ class Mapping(ABC):
                 self._arrived(payload, source, port)
 
     def _report_errors(self) -> bool:
-        """Pass on what ICMP told the host; say whether there was anything."""
+        """Pass on what ICMP told the host; say whether there was anything.
+
+        "Fragmentation needed" is not passed on: it is the host's kernel that will send smaller
+        pieces, and without the MTU, which only the host knows, a guest goes down to 552 bytes.
+        """
         errors = errqueue.drain(self._sock)
         for error in errors:
             host, port = error.address
             destination = self._peers.get(host)
-            if destination is not None and error.kind == icmp.UNREACHABLE:
+            if (
+                destination is not None
+                and error.kind == icmp.UNREACHABLE
+                and error.code != icmp.FRAGMENTATION_NEEDED
+            ):
                 quote = self._quote(destination, port)
                 self._ip.send_error(self._station, destination, error.code, quote)
         return bool(errors)

@@ -1,0 +1,122 @@
+"""A loop whose clock is set by hand, and which looks at its sockets when the test says so.
+
+The kernel is not always done when a call returns, so `until` waits for the sockets, and for them
+only: nothing depends on how long that takes.
+"""
+
+import select
+from asyncio import AbstractEventLoop
+from collections import deque
+from collections.abc import Callable
+from typing import cast
+
+PATIENCE_MS = 10_000
+
+
+class Timer:
+    def __init__(self, at: float, callback: Callable[[], None]) -> None:
+        self.at = at
+        self.callback = callback
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class ManualLoop:
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.readers: dict[int, Callable[[], None]] = {}
+        self.writers: dict[int, Callable[[], None]] = {}
+        self.soon: deque[Callable[[], None]] = deque()
+        self._timers: list[Timer] = []
+
+    def as_loop(self) -> AbstractEventLoop:
+        return cast(AbstractEventLoop, self)
+
+    # What is used of AbstractEventLoop
+
+    def time(self) -> float:
+        return self.now
+
+    def add_reader(self, fd: int, callback: Callable[..., None], *args: object) -> None:
+        self.readers[fd] = lambda: callback(*args)
+
+    def remove_reader(self, fd: int) -> bool:
+        assert fd >= 0
+        return self.readers.pop(fd, None) is not None
+
+    def add_writer(self, fd: int, callback: Callable[..., None], *args: object) -> None:
+        self.writers[fd] = lambda: callback(*args)
+
+    def remove_writer(self, fd: int) -> bool:
+        assert fd >= 0
+        return self.writers.pop(fd, None) is not None
+
+    def call_soon(self, callback: Callable[..., None], *args: object) -> None:
+        self.soon.append(lambda: callback(*args))
+
+    def call_at(self, at: float, callback: Callable[..., None], *args: object) -> Timer:
+        timer = Timer(at, lambda: callback(*args))
+        self._timers.append(timer)
+        return timer
+
+    def call_later(self, delay: float, callback: Callable[..., None], *args: object) -> Timer:
+        return self.call_at(self.now + delay, callback, *args)
+
+    # What the test does
+
+    @property
+    def timers(self) -> list[Timer]:
+        return [timer for timer in self._timers if not timer.cancelled]
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is left that could ever call back."""
+        return not (self.readers or self.writers or self.soon or self.timers)
+
+    def turn(self, patience: int = 0) -> bool:
+        """Run one turn; say whether anything was called back."""
+        called = bool(self.soon)
+        for _ in range(len(self.soon)):
+            self.soon.popleft()()
+        poll = select.poll()
+        for fd in self.readers.keys() | self.writers.keys():
+            events = select.POLLIN if fd in self.readers else 0
+            poll.register(fd, events | (select.POLLOUT if fd in self.writers else 0))
+        for fd, events in poll.poll(0 if called or self.soon else patience):
+            bad = events & (select.POLLERR | select.POLLHUP)
+            if (events & select.POLLIN or bad) and fd in self.readers:
+                called = True
+                self.readers[fd]()
+            if (events & select.POLLOUT or bad) and fd in self.writers:
+                called = True
+                self.writers[fd]()
+        return called
+
+    def run(self) -> None:
+        """Turn until there is nothing to do at once."""
+        for _ in range(10_000):
+            if not self.turn():
+                return
+        raise AssertionError("the loop spins")
+
+    def until(self, done: Callable[[], object]) -> None:
+        """Turn until `done`, then until there is nothing to do at once."""
+        for _ in range(10_000):
+            if done():
+                self.run()
+                return
+            assert self.turn(PATIENCE_MS), "nothing happens any more"
+        raise AssertionError("the loop spins")
+
+    def advance(self, seconds: float) -> None:
+        """Set the clock forward, timer by timer."""
+        end = self.now + seconds
+        while due := [timer for timer in self.timers if timer.at <= end]:
+            timer = min(due, key=lambda timer: timer.at)
+            self._timers.remove(timer)
+            self.now = max(self.now, timer.at)
+            timer.callback()
+            self.run()
+        self.now = end

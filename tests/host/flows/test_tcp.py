@@ -1,0 +1,439 @@
+"""A guest's connections joined to sockets on loopback: how they begin, carry, wait and end."""
+
+import errno
+import socket
+
+import pytest
+from gvproxy.flows import tcp as module
+from gvproxy.tcp.connection import RECEIVE_BUFFER, WINDOW_SHIFT
+from gvproxy.wire import icmp
+
+from .guest import (
+    CONNECT_TIMEOUT,
+    GATEWAY,
+    GUEST,
+    HOST,
+    METADATA,
+    OUTSIDE,
+    Guest,
+    Socket,
+    is_reset,
+    linger_reset,
+)
+
+LARGE = bytes(range(256)) * 4096 * 12  # more than any two buffers on the way hold
+
+
+def open_pair(guest: Guest, server: socket.socket, *, reads: bool = True):  # type: ignore[no-untyped-def]
+    """Return a guest's socket and the server's."""
+    sock = guest.connect(HOST, server.getsockname()[1], reads=reads)
+    guest.loop.until(lambda: sock.told)
+    assert sock.told == ["established"]
+    accepted, _ = server.accept()
+    accepted.settimeout(10)
+    return sock, accepted
+
+
+def receive(guest: Guest, sock: socket.socket, size: int) -> bytes:
+    """Read from the server's side while the loop goes on."""
+    data = bytearray()
+    sock.setblocking(False)
+
+    def more() -> bool:
+        try:
+            data.extend(sock.recv(1 << 20))
+        except BlockingIOError:
+            return False
+        return len(data) >= size
+
+    for _ in range(100_000):
+        if more():
+            break
+        guest.loop.turn()
+    sock.settimeout(10)
+    return bytes(data)
+
+
+# The beginning
+
+
+def test_a_connection_carries_both_ways(guest: Guest, server: socket.socket) -> None:
+    sock, outside = open_pair(guest, server)
+    with outside:
+        sock.send(b"from the guest")
+        guest.loop.run()
+        assert outside.recv(100) == b"from the guest"
+        outside.sendall(b"from outside")
+        guest.loop.until(lambda: sock.data)
+        assert sock.data == b"from outside"
+        assert outside.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
+        (flow,) = guest.tcp.open
+        assert flow._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_refused_is_refused(guest: Guest, closed_port: int) -> None:
+    sock = guest.connect(HOST, closed_port)
+    guest.loop.until(lambda: sock.told)
+    assert sock.told == ["RESET"]
+    assert guest.tcp.failed == 1
+    assert guest.unreachable == []
+    assert not guest.host.connections.find
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errno.ENETUNREACH, icmp.NET_UNREACHABLE),
+        (errno.EHOSTUNREACH, icmp.HOST_UNREACHABLE),
+        (errno.EHOSTDOWN, icmp.HOST_UNREACHABLE),
+        (errno.EACCES, icmp.ADMIN_PROHIBITED),
+        (errno.EPERM, icmp.ADMIN_PROHIBITED),
+    ],
+)
+def test_unreachable_is_unreachable(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch, error: int, code: int
+) -> None:
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda sock, address: error)
+    sock = guest.connect(OUTSIDE, 80)
+    guest.loop.run()
+    ((source, got, quote),) = guest.unreachable
+    assert (source, got) == (GATEWAY, code)
+    assert quote[12:20] == GUEST + OUTSIDE
+    assert quote[22:24] == (80).to_bytes(2, "big")
+    assert quote[24:28] == (sock.connection.iss & 0xFFFFFFFF).to_bytes(4, "big")
+    assert (sock.told, guest.tcp.failed) == ([], 1)
+    assert not guest.host.connections.find
+
+
+def test_closed_addresses_are_prohibited(guest: Guest) -> None:
+    guest.connect(METADATA, 80)
+    guest.loop.run()
+    assert [code for _, code, _ in guest.unreachable] == [icmp.ADMIN_PROHIBITED]
+    assert not guest.tcp.open
+
+
+def stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no connection be decided: a socket that is not even connecting is never writable."""
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda sock, address: errno.EINPROGRESS)
+    monkeypatch.setattr(module.TcpFlow, "_connect_decided", lambda flow: None)
+
+
+def test_a_dead_destination_times_out_in_silence(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stall(patch)
+        sock = guest.connect(OUTSIDE, 80)
+        guest.loop.turn()
+        assert guest.tcp.pending == 1
+        (timer,) = guest.loop.timers
+        assert timer.at == guest.loop.now + CONNECT_TIMEOUT
+        guest.loop.now = timer.at
+        timer.callback()
+        timer.cancel()
+    assert (guest.tcp.pending, guest.tcp.failed) == (0, 1)
+    assert (sock.told, guest.unreachable) == ([], [])
+    assert not guest.tcp.open
+    assert not guest.host.connections.find
+
+
+def test_pending_connections_are_bounded(
+    guest: Guest, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PENDING", 3)
+    with monkeypatch.context() as patch:
+        stall(patch)
+        for port in range(5):
+            guest.connect(OUTSIDE, 80 + port)
+        guest.loop.turn()
+        assert guest.tcp.pending == 3
+        assert len(guest.host.connections.find) == 3
+        guest.tcp.close()
+    assert guest.tcp.pending == 0
+    open_pair(guest, server)[1].close()
+
+
+def test_what_is_decided_later_is_told_later(
+    guest: Guest, server: socket.socket, closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On other hosts than this one the answer takes a while."""
+    connect_ex = socket.socket.connect_ex
+    asked = set()
+
+    def slow(sock: socket.socket, address: tuple[str, int]) -> int:
+        if sock not in asked:
+            asked.add(sock)
+            connect_ex(sock, address)
+        return errno.EINPROGRESS
+
+    monkeypatch.setattr(socket.socket, "connect_ex", slow)
+    socks = [guest.connect(HOST, port) for port in (server.getsockname()[1], closed_port)]
+    guest.loop.until(lambda: all(sock.told for sock in socks))
+    assert [sock.told for sock in socks] == [["established"], ["RESET"]]
+    assert guest.tcp.pending == 0
+    assert guest.loop.timers == []
+
+
+def test_no_descriptor_left_is_a_lost_syn(
+    guest: Guest, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.socket, "socket", fail)
+        sock = guest.connect(HOST, server.getsockname()[1])
+        guest.loop.run()
+    assert sock.told == []
+    guest.tick(1.1)
+    assert sock.told == ["established"]
+
+
+# The ends
+
+
+def test_the_guest_ends_its_direction_first(guest: Guest, server: socket.socket) -> None:
+    sock, outside = open_pair(guest, server)
+    with outside:
+        sock.send(b"request")
+        sock.shutdown()
+        guest.loop.run()
+        assert outside.recv(100) == b"request"
+        assert outside.recv(100) == b""
+        outside.sendall(b"answer")
+        guest.loop.until(lambda: sock.data)
+        assert "eof" not in sock.told
+    guest.loop.until(lambda: "eof" in sock.told)
+    assert sock.data == b"answer"
+    assert not guest.tcp.open
+
+
+def test_the_outside_ends_its_direction_first(guest: Guest, server: socket.socket) -> None:
+    sock, outside = open_pair(guest, server)
+    with outside:
+        outside.sendall(b"hello")
+        outside.shutdown(socket.SHUT_WR)
+        guest.loop.until(lambda: "eof" in sock.told)
+        assert sock.data == b"hello"
+        assert guest.tcp.open, "half of it is still there"
+        sock.send(b"the rest")
+        guest.loop.run()
+        assert outside.recv(100) == b"the rest"
+        sock.shutdown()
+        guest.loop.until(lambda: not guest.tcp.open)
+        assert outside.recv(100) == b""
+    assert "RESET" not in sock.told
+
+
+def test_an_empty_connection_ends_cleanly(guest: Guest, server: socket.socket) -> None:
+    sock, outside = open_pair(guest, server)
+    outside.close()
+    sock.shutdown()
+    guest.loop.until(lambda: not guest.tcp.open)
+    assert sock.told[-1] == "DONE"
+
+
+def test_the_guest_resets(guest: Guest, server: socket.socket) -> None:
+    sock, outside = open_pair(guest, server)
+    with outside:
+        sock.reset()
+        guest.loop.run()
+        assert not guest.tcp.open
+        assert is_reset(outside)
+
+
+def test_what_came_before_a_reset_is_still_sent(guest: Guest, server: socket.socket) -> None:
+    sock, outside = open_pair(guest, server)
+    with outside:
+        sock.send(b"last words")
+        guest.loop.run()
+        assert outside.recv(100) == b"last words"
+        sock.reset()
+        guest.loop.run()
+        assert is_reset(outside)
+
+
+def test_the_outside_resets(guest: Guest, server: socket.socket) -> None:
+    sock, outside = open_pair(guest, server)
+    linger_reset(outside)
+    guest.loop.until(lambda: "RESET" in sock.told)
+    assert not guest.tcp.open
+    assert not guest.host.connections.find
+
+
+def test_a_reset_found_while_sending(guest: Guest, server: socket.socket) -> None:
+    """Before the loop has looked at the socket."""
+    sock, outside = open_pair(guest, server)
+    guest.loop.readers.clear()
+    linger_reset(outside)
+    sock.send(b"into the void")
+    guest.loop.until(lambda: "RESET" in sock.told)
+    assert not guest.tcp.open
+
+
+def test_closing_the_flows_resets_both_sides(guest: Guest, server: socket.socket) -> None:
+    sock, outside = open_pair(guest, server)
+    with outside:
+        guest.tcp.close()
+        guest.loop.run()
+        assert sock.told[-1] == "RESET"
+        assert is_reset(outside)
+
+
+# Back-pressure
+
+
+def test_an_outside_that_does_not_read(guest: Guest, server: socket.socket) -> None:
+    """What the socket does not take is kept, in bounds, and moves on when it does."""
+    sock, outside = open_pair(guest, server)
+    with outside:
+        sock.send(LARGE)
+        guest.loop.run()
+        (flow,) = guest.tcp.open
+        assert flow._pending is not None
+        kept = sum(map(len, flow._pending))
+        assert 0 < kept <= RECEIVE_BUFFER + (RECEIVE_BUFFER >> 4)
+        assert flow.connection is not None
+        assert flow.connection.rcv_held == kept
+        assert receive(guest, outside, len(LARGE)) == LARGE
+        assert flow._pending is None
+        assert not guest.loop.writers
+        assert flow.connection.rcv_held == 0
+
+
+def test_a_guest_that_does_not_read(guest: Guest, server: socket.socket) -> None:
+    """No more is read from outside than the guest's window allows."""
+    sock, outside = open_pair(guest, server, reads=False)
+    with outside:
+        outside.setblocking(False)
+        sent = 0
+        for _ in range(50):
+            guest.loop.run()
+            try:
+                sent += outside.send(LARGE[sent:])
+            except BlockingIOError:
+                break
+        assert len(sock.data) <= RECEIVE_BUFFER + (1 << WINDOW_SHIFT)
+        (flow,) = guest.tcp.open
+        assert flow._fd not in guest.loop.readers
+        sock.read()
+        guest.loop.until(lambda: len(sock.data) >= sent)
+        assert sock.data == LARGE[:sent]
+        outside.setblocking(True)
+        outside.sendall(b"more")
+        guest.loop.until(lambda: len(sock.data) >= sent + 4)
+        assert sock.data.endswith(b"more")
+
+
+def test_the_guests_end_waits_behind_what_is_kept(guest: Guest, server: socket.socket) -> None:
+    sock, outside = open_pair(guest, server)
+    with outside:
+        size = fill(guest, sock)
+        sock.shutdown()
+        guest.loop.run()
+        (flow,) = guest.tcp.open
+        assert flow._eof
+        assert flow._pending is not None
+        assert len(receive(guest, outside, size)) == size
+        guest.loop.run()
+        assert outside.recv(1) == b""
+        outside.sendall(b"got it")
+        guest.loop.until(lambda: sock.data)
+
+
+def fill(guest: Guest, sock: Socket) -> int:
+    """Send a little more than the socket outside takes; return how much that was."""
+    size = 0
+    (flow,) = guest.tcp.open
+    while flow._pending is None:
+        sock.send(LARGE[:100_000])
+        size += 100_000
+        guest.loop.run()
+    return size
+
+
+def test_a_connection_that_is_over_drains_and_closes(guest: Guest, server: socket.socket) -> None:
+    """Both directions have ended for the guest; what it sent is not lost."""
+    sock, outside = open_pair(guest, server)
+    with outside:
+        outside.shutdown(socket.SHUT_WR)
+        guest.loop.until(lambda: "eof" in sock.told)
+        size = fill(guest, sock)
+        sock.shutdown()
+        guest.loop.until(lambda: sock.told[-1] == "DONE")
+        (flow,) = guest.tcp.open
+        assert flow.connection is None
+        assert len(receive(guest, outside, size)) == size
+        guest.loop.until(lambda: not guest.tcp.open)
+        assert outside.recv(1) == b""
+
+
+def test_a_reset_while_something_is_kept(guest: Guest, server: socket.socket) -> None:
+    sock, outside = open_pair(guest, server)
+    fill(guest, sock)
+    linger_reset(outside)
+    guest.loop.until(lambda: "RESET" in sock.told)
+    assert not guest.tcp.open
+
+
+def test_a_congested_link_stops_reading(guest: Guest, server: socket.socket) -> None:
+    sock, outside = open_pair(guest, server)
+    with outside:
+        guest.loop.run()
+        guest.host_port.congested = True
+        outside.sendall(b"wait for it")
+        (flow,) = guest.tcp.open
+        guest.loop.until(lambda: flow._fd not in guest.loop.readers)
+        assert sock.data == b""
+        guest.host_port.congested = False
+        guest.host.port_ready(guest.host_port, guest.loop.now)
+        guest.loop.until(lambda: sock.data)
+        assert sock.data == b"wait for it"
+
+
+# From the host to the guest
+
+
+def dial(guest: Guest) -> tuple[Socket, socket.socket]:
+    there = Socket(guest)
+    guest.stack.connections.listeners[GUEST, 22] = there.accept
+    here, outside = socket.socketpair()
+    guest.tcp.dial(here, GUEST, 22)
+    outside.settimeout(10)
+    return there, outside
+
+
+def test_a_published_port_carries_both_ways(guest: Guest) -> None:
+    there, outside = dial(guest)
+    with outside:
+        outside.sendall(b"hello")
+        guest.loop.until(lambda: there.data)
+        there.send(b"welcome")
+        guest.loop.run()
+        assert outside.recv(100) == b"welcome"
+        outside.shutdown(socket.SHUT_WR)
+        guest.loop.until(lambda: "eof" in there.told)
+        there.shutdown()
+        guest.loop.until(lambda: not guest.tcp.open)
+        assert outside.recv(1) == b""
+
+
+def test_a_guest_that_refuses(guest: Guest) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        here, _ = server.accept()
+    with client:
+        guest.tcp.dial(here, GUEST, 23)
+        guest.loop.until(lambda: not guest.tcp.open)
+        assert is_reset(client)
+
+
+def test_no_port_left_toward_the_guest(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no free port toward the guest")
+
+    monkeypatch.setattr(guest.host.connections, "open", fail)
+    here, outside = socket.socketpair()
+    with outside:
+        guest.tcp.dial(here, GUEST, 22)
+        assert here.fileno() == -1
