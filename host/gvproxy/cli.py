@@ -1,25 +1,23 @@
 """The command `gvproxy`: flags in, a `Config` out, and the daemon started with it.
 
-Flags are Go's: one dash or two, `-flag value` or `-flag=value`, a switch takes `=true` or
-`=false`.  Whatever is wrong with them ends with one line on standard error and status 1.
+The flags are those of Go's gvproxy, in whose place the command stands; `taplink.flags` says how
+they are written.
 """
 
 import argparse
 import logging
-import re
 import sys
-import textwrap
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
 from gvproxy import config as settings
 from gvproxy.config import Config, ConfigError, configure
 from gvproxy.errors import GvproxyError
+from taplink import flags
 
+PROGRAM = "gvproxy"
 _LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-_ONE_DASH = re.compile("-[A-Za-z][^=]")
 
 _NOT_SUPPORTED_YET = (
     "config",
@@ -40,7 +38,7 @@ _NOT_SUPPORTED_YET = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit status; -help and -version raise SystemExit."""
+    """Run the daemon and return its exit status; raises SystemExit where it is not run."""
     try:
         config = parse(sys.argv[1:] if argv is None else argv)
         set_up_logging(debug=config.debug, log_file=config.log_file)
@@ -49,13 +47,12 @@ def main(argv: list[str] | None = None) -> int:
 
         return daemon.run(config)
     except GvproxyError as error:
-        print(f"gvproxy: {_printable(str(error))}", file=sys.stderr)
-        return 1
+        flags.fail(PROGRAM, error)
 
 
 def parse(argv: Sequence[str]) -> Config:
-    """Read the command line; raises ConfigError, and SystemExit for -help and -version."""
-    options = _parser().parse_args([_with_two_dashes(argument) for argument in argv])
+    """Read the command line; raises ConfigError, and SystemExit as `flags.Parser.read` does."""
+    options = _parser().read(argv)
     return configure(
         listen=options.listen,
         mtu=options.mtu,
@@ -85,13 +82,6 @@ def set_up_logging(*, debug: bool, log_file: Path | None) -> None:
     logging.getLogger("aiohttp.access").setLevel(logging.DEBUG if debug else logging.WARNING)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises where argparse prints its usage and exits with 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (-help lists the flags)")
-
-
 class _NotSupportedYet(argparse.Action):
     """Refuses a flag that Go's gvproxy knows and this version does not."""
 
@@ -102,23 +92,14 @@ class _NotSupportedYet(argparse.Action):
         values: object,
         option_string: str | None = None,
     ) -> NoReturn:
-        raise ConfigError(f"-{self.dest} is not supported yet")
+        parser.error(f"-{self.dest} is not supported yet")
 
 
-def _parser() -> argparse.ArgumentParser:
-    # Only forms with two dashes are known to argparse: of those with one it takes abbreviations.
-    parser = _Parser(
-        prog="gvproxy",
-        usage="gvproxy [flag ...]",
-        description="A network for virtual machines, without privileges on the host.",
-        epilog=textwrap.fill(
-            "Flags take one dash or two.  Not supported yet: "
-            + ", ".join(f"-{name}" for name in _NOT_SUPPORTED_YET),
-            break_on_hyphens=False,
-        ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        add_help=False,
+def _parser() -> flags.Parser:
+    parser = flags.Parser(
+        PROGRAM,
+        "A network for virtual machines, without privileges on the host.",
+        epilog="Not supported yet: " + ", ".join(f"-{name}" for name in _NOT_SUPPORTED_YET),
     )
     add = parser.add_argument
     add(
@@ -131,14 +112,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--mtu",
-        type=_integer,
+        type=flags.integer,
         default=settings.DEFAULT_MTU,
         metavar="BYTES",
         help=f"the guests' MTU, {settings.MIN_MTU} to {settings.MAX_MTU} (default %(default)s)",
     )
     add(
         "--ssh-port",
-        type=_integer,
+        type=flags.integer,
         default=settings.DEFAULT_SSH_PORT,
         metavar="PORT",
         help="the port on 127.0.0.1 that leads to the guest's port 22; -1 for none "
@@ -158,46 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         add(f"--{name}", dest=dest, metavar="IP", help=what)
     add("--log-file", metavar="FILE", help="append the log to FILE, instead of standard error")
     add("--pid-file", metavar="FILE", help="write the process id to FILE, removed at the end")
-    add(
-        "--debug",
-        type=_boolean,
-        nargs="?",
-        const=True,
-        default=False,
-        metavar="true|false",
-        help="log in detail",
-    )
-    add(
-        "--version",
-        action="version",
-        version=f"gvproxy {version('vsock-tap')}",
-        help="show the version",
-    )
-    add("-h", "--help", action="help", help="show this help")
+    parser.add_switch("--debug", "log in detail")
     for name in _NOT_SUPPORTED_YET:
         add(f"--{name}", dest=name, nargs="?", action=_NotSupportedYet, help=argparse.SUPPRESS)
     return parser
-
-
-def _with_two_dashes(argument: str) -> str:
-    return f"-{argument}" if _ONE_DASH.match(argument) else argument
-
-
-def _integer(text: str) -> int:
-    if not re.fullmatch(r"[+-]?[0-9]{1,9}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
-    return int(text)
-
-
-def _boolean(text: str) -> bool:
-    """Read a switch's value as Go's strconv.ParseBool does."""
-    if text in ("1", "t", "T", "true", "TRUE", "True"):
-        return True
-    if text in ("0", "f", "F", "false", "FALSE", "False"):
-        return False
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-
-
-def _printable(text: str) -> str:
-    """Keep a message on one line, whatever the user's values in it are made of."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

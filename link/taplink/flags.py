@@ -1,0 +1,101 @@
+"""Command lines as Go's flag package reads them, for programs that stand in the place of Go's.
+
+A flag takes one dash or two, `-flag value` or `-flag=value`, and is never abbreviated; a switch is
+also `-flag=true` or `-flag=false`.  Whatever is wrong ends with one line on standard error and
+status 1.  Which flags there are, and what their values mean, is each program's own.
+"""
+
+import argparse
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import NoReturn, TypeVar
+
+T = TypeVar("T")
+
+_ONE_DASH = re.compile("-[A-Za-z]")
+_INTEGER = re.compile("[+-]?[0-9]{1,9}")
+_BOOLEANS = dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True) | dict.fromkeys(
+    ("0", "f", "F", "false", "FALSE", "False"), False
+)
+"""As Go's strconv.ParseBool has them."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads a command line; has -help and -version.  Flags are added with two dashes."""
+
+    def __init__(self, program: str, description: str, epilog: str = "") -> None:
+        super().__init__(
+            prog=program,
+            usage="%(prog)s [flag ...]",
+            description=description,
+            epilog=textwrap.fill(f"Flags take one dash or two.  {epilog}", break_on_hyphens=False),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            add_help=False,
+        )
+        self.add_argument("--help", "--h", action="help", help="show this help")
+        self.add_argument(
+            "--version",
+            "--v",
+            action="version",
+            version=f"%(prog)s version {version('vsock-tap')}",
+            help="show the version",
+        )
+
+    def add_switch(self, name: str, help: str) -> None:
+        """Add a flag that is true where it is given without a value, and false by default."""
+        self.add_argument(
+            name,
+            nargs="?",
+            const=True,
+            default=False,
+            type=_boolean,
+            metavar="true|false",
+            help=help,
+        )
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Return the flags' values; raises SystemExit for -help, -version and what is wrong."""
+        # argparse completes the beginning of a flag with one dash even without allow_abbrev.
+        return self.parse_args([f"-{a}" if _ONE_DASH.match(a) else a for a in arguments])
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line, without the usage, and exit with status 1, not 2."""
+        fail(self.prog, message)
+
+
+def checked(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """Make a flag's type of a function, the text of whose ValueError the user shall read."""
+
+    def convert(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+@checked
+def integer(text: str) -> int:
+    """Read a decimal number, as the type of a flag."""
+    if not _INTEGER.fullmatch(text):
+        raise ValueError(f"{text!r} is not a number")
+    return int(text)
+
+
+@checked
+def _boolean(text: str) -> bool:
+    if text not in _BOOLEANS:
+        raise ValueError(f"{text!r} is neither true nor false")
+    return _BOOLEANS[text]
+
+
+def fail(program: str, message: object) -> NoReturn:
+    """End the program with status 1 and the message, whatever the user's values in it are."""
+    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(message))
+    print(f"{program}: {line}", file=sys.stderr)
+    sys.exit(1)

@@ -1,0 +1,115 @@
+"""Flags: Go's ways to write them, and one line with status 1 for what is wrong."""
+
+from importlib.metadata import version
+
+import pytest
+from taplink import flags
+
+
+@pytest.fixture
+def parser() -> flags.Parser:
+    parser = flags.Parser("program", "What it does.", "What else is to be said.")
+    parser.add_argument("--name", type=flags.checked(_name), default="nobody", help="a name")
+    parser.add_argument("--number", type=flags.integer, default=0, help="a number")
+    parser.add_switch("--debug", "say more")
+    return parser
+
+
+def _name(text: str) -> str:
+    if not text.isalnum():
+        raise ValueError(f"no name: {text}")
+    return text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-number", "4000", "-name", "one", "-debug"],
+        ["--number", "4000", "--name", "one", "--debug"],
+        ["-number=4000", "-name=one", "-debug=true"],
+        ["--number=4000", "--name=one", "--debug=T"],
+        ["-debug", "-number=+4000", "--name", "one"],
+        ["-number", "1", "-number", "4000", "-name=one", "-debug=0", "-debug"],
+    ],
+)
+def test_each_spelling(parser: flags.Parser, arguments: list[str]) -> None:
+    values = parser.read(arguments)
+    assert (values.number, values.name, values.debug) == (4000, "one", True)
+
+
+def test_nothing_is_needed(parser: flags.Parser) -> None:
+    values = parser.read([])
+    assert (values.number, values.name, values.debug) == (0, "nobody", False)
+
+
+@pytest.mark.parametrize("arguments", [["-number", "-1"], ["-number=-1"], ["--number", "-1"]])
+def test_a_negative_number_is_no_flag(parser: flags.Parser, arguments: list[str]) -> None:
+    assert parser.read(arguments).number == -1
+
+
+@pytest.mark.parametrize("text", ["1", "t", "T", "true", "TRUE", "True"])
+def test_true(parser: flags.Parser, text: str) -> None:
+    assert parser.read([f"-debug={text}"]).debug is True
+
+
+@pytest.mark.parametrize("text", ["0", "f", "F", "false", "FALSE", "False"])
+def test_false(parser: flags.Parser, text: str) -> None:
+    assert parser.read(["-debug", f"-debug={text}"]).debug is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-number", "big"], "argument --number: 'big' is not a number"),
+        (["-number", "1_500"], "argument --number: '1_500' is not a number"),
+        (["-number", "٣"], "argument --number: '٣' is not a number"),
+        (["-number="], "argument --number: '' is not a number"),
+        (["-number", "9" * 5000], f"argument --number: '{'9' * 5000}' is not a number"),
+        (["-number"], "argument --number: expected one argument"),
+        (["-debug=maybe"], "argument --debug: 'maybe' is neither true nor false"),
+        (["-debug=yEs"], "argument --debug: 'yEs' is neither true nor false"),
+        (["-name", "a b"], "argument --name: no name: a b"),
+        (["-name", "a\nb\x1b[31m\udcff"], r"argument --name: no name: a\nb\x1b[31m\udcff"),
+        (["-num", "1"], "unrecognized arguments: --num 1"),
+        (["--num=1"], "unrecognized arguments: --num=1"),
+        (["-n"], "unrecognized arguments: --n"),
+        (["-"], "unrecognized arguments: -"),
+        (["stray"], "unrecognized arguments: stray"),
+        (["line\none"], r"unrecognized arguments: line\none"),
+    ],
+)
+def test_wrong_is_one_line_and_status_1(
+    parser: flags.Parser, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        parser.read(arguments)
+    assert end.value.code == 1
+    assert capsys.readouterr() == ("", f"program: {said}\n")
+
+
+def test_an_error_ends_the_program(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        flags.fail("program", OSError("no such thing:\r\n\N{SNOWMAN}"))
+    assert end.value.code == 1
+    assert capsys.readouterr() == ("", "program: no such thing:\\r\\n\N{SNOWMAN}\n")
+
+
+@pytest.mark.parametrize("flag", ["-version", "--version", "-v"])
+def test_version(parser: flags.Parser, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parser.read([flag])
+    assert not end.value.code
+    assert capsys.readouterr() == (f"program version {version('vsock-tap')}\n", "")
+
+
+@pytest.mark.parametrize("flag", ["-help", "--help", "-h"])
+def test_help(parser: flags.Parser, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parser.read([flag])
+    assert not end.value.code
+    shown, err = capsys.readouterr()
+    assert err == ""
+    assert "What it does." in shown
+    for name in ("name NAME", "number NUMBER", "debug [true|false]", "help", "version"):
+        assert f"--{name}" in shown
+    assert shown.endswith("\nFlags take one dash or two.  What else is to be said.\n")
