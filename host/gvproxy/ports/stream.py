@@ -29,7 +29,7 @@ MAX_BUFFERS = 1024  # Linux: UIO_MAXIOV
 
 @dataclass(slots=True)
 class PortCounters:
-    """What went through one port; bytes are those of the frames, their virtio headers included."""
+    """What went through one port; bytes are those of the frames, from Ethernet on."""
 
     frames_in: int = 0
     bytes_in: int = 0
@@ -120,7 +120,7 @@ class StreamPort:
             return
         counters = self.counters
         counters.frames_in += len(frames)
-        counters.bytes_in += sum(map(len, frames))
+        counters.bytes_in += sum(map(len, frames)) - self.offset * len(frames)
         flush_due, self._flush_due = self._flush_due, True  # here, at the end of the batch
         try:
             self._stack.receive(self, frames, self._loop.time())
