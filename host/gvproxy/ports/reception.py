@@ -5,28 +5,24 @@ The first request head of a connection is read here, not by an HTTP library, for
 bytes read so far, to `http`.
 """
 
-import errno
 import logging
 import socket
-from asyncio import AbstractEventLoop, TimerHandle
+from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from contextlib import suppress
 
+from gvproxy.ports.acceptor import Acceptor
 from taplink import endpoint
 from taplink.framing import LinkError
 from taplink.upgrade import Request, RequestReader
 
 log = logging.getLogger(__name__)
 
-ACCEPTS_PER_WAKEUP = 64
 MAX_WAITING = 256
 """Connections whose head is not complete; another one takes the place of the oldest."""
 HEAD_TIMEOUT = 10.0
 """Seconds for a request head, as nginx and Apache have it by the order of magnitude."""
-FULL_PAUSE = 0.5
-"""Seconds without accepting when there is no descriptor left."""
 _READ_SIZE = 16 * 1024
-_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Handler = Callable[[socket.socket, Request], None]
 """Takes over a connection: its socket, non-blocking, and what has been read of it."""
@@ -39,51 +35,25 @@ class Reception:
         self._loop = loop
         self._link = link
         self._http = http
-        self._listeners: list[socket.socket] = []
+        self._acceptors: list[Acceptor] = []
         self._waiting: dict[_Visitor, None] = {}
-        self._pauses: set[TimerHandle] = set()
 
     def listen(self, sock: socket.socket) -> None:
         """Accept on `sock`, non-blocking and listening, which belongs to the reception now."""
-        self._listeners.append(sock)
-        self._loop.add_reader(sock.fileno(), self._accept, sock)
+        self._acceptors.append(Acceptor(self._loop, sock, self._accepted))
 
     def close(self) -> None:
         """Stop listening, and end the connections that have not said what they want."""
-        for pause in self._pauses:
-            pause.cancel()
-        for sock in self._listeners:
-            self._loop.remove_reader(sock.fileno())
-            sock.close()
-        self._listeners.clear()
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors.clear()
         for visitor in list(self._waiting):
             visitor.close()
 
-    def _accept(self, listener: socket.socket) -> None:
-        for _ in range(ACCEPTS_PER_WAKEUP):
-            try:
-                sock, _ = listener.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                if error.errno in _OUT_OF_RESOURCES:
-                    log.warning("cannot accept: %s", error.strerror)
-                    self._pause(listener)
-                    return
-                continue  # that one has gone already
-            if len(self._waiting) >= MAX_WAITING:
-                next(iter(self._waiting)).close()
-            _Visitor(self._loop, endpoint.accepted(sock), self._waiting, self._decide)
-
-    def _pause(self, listener: socket.socket) -> None:
-        self._loop.remove_reader(listener.fileno())
-
-        def resume() -> None:
-            self._pauses.discard(pause)
-            self._loop.add_reader(listener.fileno(), self._accept, listener)
-
-        pause = self._loop.call_later(FULL_PAUSE, resume)
-        self._pauses.add(pause)
+    def _accepted(self, sock: socket.socket) -> None:
+        if len(self._waiting) >= MAX_WAITING:
+            next(iter(self._waiting)).close()
+        _Visitor(self._loop, endpoint.accepted(sock), self._waiting, self._decide)
 
     def _decide(self, sock: socket.socket, request: Request) -> None:
         path = request.target.partition("?")[0]

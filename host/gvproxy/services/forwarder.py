@@ -1,20 +1,18 @@
 """The port forwarder: ports of the host that lead to ports of guests, over TCP.
 
-Here is the host's half: addresses are checked, sockets listen, connections are accepted.  Each
-accepted socket is handed to `dial`, which makes the connection to the guest.  Taking a port back
-ends the listening; connections that exist go on.
+Here is the host's half: addresses are checked, and sockets listen.  Each accepted connection is
+handed to `dial`, which makes the one to the guest.  Taking a port back ends the listening;
+connections that exist go on.
 """
 
-import errno
 import logging
 import os
 import socket
-from asyncio import AbstractEventLoop, TimerHandle
+from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, ip_address
-from math import inf
 
 from gvproxy.errors import (
     AlreadyExposedError,
@@ -25,15 +23,11 @@ from gvproxy.errors import (
     NotSupportedError,
     UnknownProtocolError,
 )
+from gvproxy.ports.acceptor import Acceptor
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
-ACCEPTS_PER_WAKEUP = 64
-FULL_PAUSE = 0.5
-"""Seconds without accepting when there is no descriptor left."""
-LOG_INTERVAL = 60.0
-_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Dial = Callable[[socket.socket, bytes, int], None]
 """Joins a socket, which it owns from then on, to a guest's packed address and port."""
@@ -48,19 +42,12 @@ class Protocol(StrEnum):
     NPIPE = "npipe"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class _Published:
     """One published port."""
 
-    local: str
-    address: IPv4Address
-    port: int
-    listener: socket.socket
-    pause: TimerHandle | None = None
-
-    @property
-    def remote(self) -> str:
-        return f"{self.address}:{self.port}"
+    remote: str
+    acceptor: Acceptor
 
 
 class Forwarder:
@@ -71,7 +58,6 @@ class Forwarder:
         self._subnet = subnet
         self._dial = dial
         self._published: dict[str, _Published] = {}
-        self._logged = -inf
 
     async def expose(
         self, local: str, remote: str, protocol: str = Protocol.TCP, caller: str | None = None
@@ -85,10 +71,13 @@ class Forwarder:
         if local in self._published:
             raise AlreadyExposedError(protocol, local)
         address, port = self._remote(remote, caller)
-        published = _Published(local, address, port, _listen(local))
-        self._published[local] = published
-        self._loop.add_reader(published.listener.fileno(), self._accept, published)
-        log.info("%s leads to %s", local, published.remote)
+
+        def accepted(sock: socket.socket) -> None:
+            self._dial(sock, address.packed, port)
+
+        acceptor = Acceptor(self._loop, _listen(local), accepted)
+        self._published[local] = _Published(f"{address}:{port}", acceptor)
+        log.info("%s leads to %s:%d", local, address, port)
 
     async def unexpose(self, local: str, protocol: str = Protocol.TCP) -> None:
         """Take a published port back; raises ForwarderError."""
@@ -96,7 +85,7 @@ class Forwarder:
         published = self._published.pop(local, None)
         if published is None:
             raise NotExposedError
-        self._end(published)
+        published.acceptor.close()
         log.info("%s leads nowhere any more", local)
 
     def all(self) -> list[dict[str, str]]:
@@ -109,7 +98,7 @@ class Forwarder:
     def close(self) -> None:
         """Take everything back."""
         for published in self._published.values():
-            self._end(published)
+            published.acceptor.close()
         self._published.clear()
 
     def _remote(self, remote: str, caller: str | None) -> tuple[IPv4Address, int]:
@@ -125,39 +114,6 @@ class Forwarder:
         if address not in self._subnet:
             raise BadRemoteError(f"remote {address} is not in the virtual network {self._subnet}")
         return address, _port(port)
-
-    def _accept(self, published: _Published) -> None:
-        for _ in range(ACCEPTS_PER_WAKEUP):
-            try:
-                sock, _ = published.listener.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                if error.errno in _OUT_OF_RESOURCES:
-                    self._pause(published, error)
-                    return
-                continue  # that one has gone already
-            sock.setblocking(False)
-            self._dial(sock, published.address.packed, published.port)
-
-    def _pause(self, published: _Published, error: OSError) -> None:
-        """Stop accepting for a while: the listener stays readable and would wake us at once."""
-        now = self._loop.time()
-        if now - self._logged >= LOG_INTERVAL:
-            self._logged = now
-            log.warning("cannot accept on %s: %s", published.local, error.strerror)
-        self._loop.remove_reader(published.listener.fileno())
-        published.pause = self._loop.call_later(FULL_PAUSE, self._resume, published)
-
-    def _resume(self, published: _Published) -> None:
-        published.pause = None
-        self._loop.add_reader(published.listener.fileno(), self._accept, published)
-
-    def _end(self, published: _Published) -> None:
-        if published.pause is not None:
-            published.pause.cancel()
-        self._loop.remove_reader(published.listener.fileno())
-        published.listener.close()
 
 
 def _check(protocol: str) -> None:

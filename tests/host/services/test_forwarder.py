@@ -1,15 +1,13 @@
 """Published ports: what may be asked for, and what happens to connections."""
 
 import asyncio
-import errno
-import logging
 import socket
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 
 import pytest
 from gvproxy import errors
-from gvproxy.services.forwarder import ACCEPTS_PER_WAKEUP, FULL_PAUSE, LOG_INTERVAL, Forwarder
+from gvproxy.services.forwarder import Forwarder
 
 from .manual_loop import ManualLoop
 
@@ -218,85 +216,3 @@ def test_taking_back_what_is_not_published(bench: Bench, port: int) -> None:
     with pytest.raises(errors.UnknownProtocolError):
         bench.unexpose(f"127.0.0.1:{port}", "sctp")
     assert len(bench.forwarder.all()) == 1
-
-
-# Accepting
-
-
-def test_others_get_their_turn(bench: Bench, port: int) -> None:
-    bench.expose(f"127.0.0.1:{port}", f"{GUEST}:80")
-    for _ in range(ACCEPTS_PER_WAKEUP + 5):
-        bench.connect(port)
-    bench.loop.turn()
-    assert len(bench.dialled) == ACCEPTS_PER_WAKEUP
-    bench.loop.turn()
-    assert len(bench.dialled) == ACCEPTS_PER_WAKEUP + 5
-
-
-class _Listener:
-    """A listener whose `accept` fails as long as the test wants."""
-
-    def __init__(self, sock: socket.socket, error: OSError) -> None:
-        self._sock = sock
-        self.error: OSError | None = error
-
-    def accept(self) -> tuple[socket.socket, object]:
-        if self.error is not None:
-            raise self.error
-        return self._sock.accept()
-
-    def fileno(self) -> int:
-        return self._sock.fileno()
-
-    def close(self) -> None:
-        self._sock.close()
-
-
-@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
-def test_without_descriptors_accepting_pauses(
-    bench: Bench, port: int, code: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    bench.expose(f"127.0.0.1:{port}", f"{GUEST}:80")
-    published = bench.forwarder._published[f"127.0.0.1:{port}"]
-    listener = _Listener(published.listener, OSError(code, "none left"))
-    published.listener = listener  # type: ignore[assignment]
-    bench.connect(port)
-    with caplog.at_level(logging.WARNING):
-        bench.loop.turn()
-        assert bench.loop.turn() == [], "the listener would wake us for ever"
-        for _ in range(10):
-            bench.loop.advance(FULL_PAUSE)
-            assert len(bench.loop.turn()) == 1
-        assert len(caplog.records) == 1
-        bench.loop.advance(LOG_INTERVAL)
-        bench.loop.turn()
-    assert len(caplog.records) == 2
-    assert bench.dialled == []
-    listener.error = None
-    bench.loop.advance(FULL_PAUSE)
-    bench.loop.turn()
-    assert len(bench.dialled) == 1
-
-
-def test_a_paused_port_can_be_taken_back(bench: Bench, port: int) -> None:
-    local = f"127.0.0.1:{port}"
-    bench.expose(local, f"{GUEST}:80")
-    published = bench.forwarder._published[local]
-    listener = _Listener(published.listener, OSError(errno.EMFILE, "none left"))
-    published.listener = listener  # type: ignore[assignment]
-    bench.connect(port)
-    bench.loop.turn()
-    bench.unexpose(local)
-    assert bench.loop.timers == []
-
-
-def test_a_client_that_has_gone_already_harms_nobody(bench: Bench, port: int) -> None:
-    bench.expose(f"127.0.0.1:{port}", f"{GUEST}:80")
-    published = bench.forwarder._published[f"127.0.0.1:{port}"]
-    listener = _Listener(published.listener, OSError(errno.ECONNABORTED, "gone"))
-    published.listener = listener  # type: ignore[assignment]
-    bench.connect(port)
-    bench.loop.turn()
-    listener.error = None
-    bench.loop.turn()
-    assert len(bench.dialled) == 1
