@@ -1,0 +1,253 @@
+"""A whole daemon in this process: it starts, shows, refuses, and leaves nothing behind."""
+
+import asyncio
+import socket
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import uvloop
+from aiohttp import ClientSession, UnixConnector
+from gvproxy.config import Config, configure
+from gvproxy.daemon import Daemon
+from gvproxy.errors import StartError
+
+from tests.host.stack.bench import GATEWAY, MAC, arp, echo
+
+DISCOVER = (
+    b"\x01\x01\x06\0" + b"\x12\x34\x56\x78" + bytes(20) + MAC + bytes(202)
+    + b"\x63\x82\x53\x63\x35\x01\x01\xff"
+)  # fmt: skip
+LOOPS = [asyncio.SelectorEventLoop, uvloop.new_event_loop]
+Scenario = Callable[[Daemon], Awaitable[None]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libuv() -> None:
+    """Let libuv make, before descriptors are counted, the pipe it keeps for good."""
+    uvloop.new_event_loop().close()
+
+
+@pytest.fixture(params=LOOPS, ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[[Config, Scenario], None]:
+    """Start a daemon, let the scenario happen, and close it."""
+
+    def run(config: Config, scenario: Scenario) -> None:
+        async def live() -> None:
+            loop = asyncio.get_running_loop()
+            daemon = Daemon(config, loop)
+            try:
+                async with asyncio.timeout(20):
+                    await daemon.start()
+                    await scenario(daemon)
+            finally:
+                await daemon.close()
+            assert len(asyncio.all_tasks()) == 1
+            assert not daemon.stack.switch.ports
+
+        with asyncio.Runner(loop_factory=request.param) as runner:
+            runner.run(live())
+
+    return run
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "gvproxy.sock"
+
+
+def settings(*paths: Path, **other: object) -> Config:
+    fields = {"listen": [f"unix://{path}" for path in paths], "ssh_port": -1} | other
+    return configure(**fields)  # type: ignore[arg-type]
+
+
+async def nothing(daemon: Daemon) -> None:
+    pass
+
+
+class Link:
+    """A guest of the old dialect."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+
+    async def __aenter__(self) -> "Link":
+        self._reader, self._writer = await asyncio.open_unix_connection(self._path)
+        self._writer.write(b"POST /connect HTTP/1.1\r\nHost: x\r\n\r\n")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def send(self, frame: bytes) -> None:
+        self._writer.write(len(frame).to_bytes(2, "little") + frame)
+
+    async def receive(self) -> bytes:
+        size = int.from_bytes(await self._reader.readexactly(2), "little")
+        return await self._reader.readexactly(size)
+
+    async def ended(self) -> bool:
+        return await self._reader.read() == b""
+
+
+async def get(path: Path, what: str) -> object:
+    async with (
+        ClientSession(connector=UnixConnector(str(path))) as session,
+        session.get(f"http://gvproxy{what}") as response,
+    ):
+        assert response.status == 200
+        return await response.json()
+
+
+def test_it_comes_and_goes(run: Callable[..., None], path: Path) -> None:
+    async def scenario(daemon: Daemon) -> None:
+        mode = path.stat().st_mode
+        assert stat.S_ISSOCK(mode)
+        assert stat.S_IMODE(mode) == 0o600
+
+    run(settings(path), scenario)
+    assert not path.exists()
+
+
+def test_it_ends_while_everything_is_in_use(run: Callable[..., None], path: Path) -> None:
+    """A guest, its connections to the outside, its datagrams, a client of the API."""
+
+    async def scenario(daemon: Daemon) -> None:
+        async with Link(path) as link:
+            link.send(arp(GATEWAY))
+            await link.receive()
+            idle = await asyncio.open_unix_connection(str(path))
+            slow = await asyncio.open_unix_connection(str(path))
+            slow[1].write(b"GET /sta")
+            async with ClientSession(connector=UnixConnector(str(path))) as session:
+                await session.get("http://gvproxy/cam")
+                await daemon.close()
+                assert await link.ended()
+            for _, writer in (idle, slow):
+                writer.close()
+
+    run(settings(path), scenario)
+
+
+def test_a_request_that_comes_with_the_end(run: Callable[..., None], path: Path) -> None:
+    """Its connection is on the way to the HTTP server when that ends."""
+
+    async def scenario(daemon: Daemon) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(b"GET /cam HTTP/1.1\r\nHost: x\r\n\r\n")
+        while not daemon._adopting:
+            await asyncio.sleep(0)
+        await daemon.close()
+        await reader.read()
+        writer.close()
+
+    run(settings(path), scenario)
+
+
+def test_a_guest_is_shown(run: Callable[..., None], path: Path) -> None:
+    async def scenario(daemon: Daemon) -> None:
+        async with Link(path) as link:
+            link.send(arp(GATEWAY))
+            link.send(echo(b"ping"))
+            assert (await link.receive())[12:14] == b"\x08\x06"
+            assert (await link.receive()).endswith(b"ping")
+            assert await get(path, "/cam") == {"5a:94:ef:e4:0c:ee": 0}
+            stats = await get(path, "/stats")
+            assert isinstance(stats, dict)
+            totals = stats["Details"]["Totals"]
+            assert (totals["Ports"], totals["Stations"]) == (1, 1)
+            assert stats["BytesReceived"] == len(arp(GATEWAY)) + len(echo(b"ping"))
+            assert stats["BytesSent"] == stats["BytesReceived"]
+            assert stats["ICMP"]["V4"]["PacketsReceived"] == {"EchoRequest": 1}
+            assert set(stats["Details"]) == {"Totals", "Stack", "TCP", "DHCP", "DNS", "Resolver"}
+        while daemon.stack.switch.ports:
+            await asyncio.sleep(0)
+        stats = await get(path, "/stats")
+        assert isinstance(stats, dict)
+        assert stats["BytesReceived"] > 0, "what a guest that has gone had is kept"
+        assert await get(path, "/cam") == {}
+
+    run(settings(path), scenario)
+
+
+def test_leases_are_shown(run: Callable[..., None], path: Path) -> None:
+    async def scenario(daemon: Daemon) -> None:
+        leases = await get(path, "/leases")
+        assert isinstance(leases, dict)
+        assert leases == daemon.leases()
+        assert leases["192.168.127.2"] == "5a:94:ef:e4:0c:ee"
+
+    run(settings(path), scenario)
+
+
+def busy() -> tuple[socket.socket, int]:
+    sock = socket.create_server(("127.0.0.1", 0))
+    return sock, int(sock.getsockname()[1])
+
+
+def test_a_busy_port_to_publish(run: Callable[..., None], path: Path) -> None:
+    sock, port = busy()
+    with sock, pytest.raises(StartError, match=str(port)):
+        run(settings(path, ssh_port=port), nothing)
+    assert not path.exists(), "what it had begun is undone"
+
+
+def test_a_busy_port_to_listen_at(run: Callable[..., None], path: Path) -> None:
+    sock, port = busy()
+    config = configure(listen=[f"unix://{path}", f"tcp://127.0.0.1:{port}"], ssh_port=-1)
+    with sock, pytest.raises(StartError, match=r"listen: .*in use"):
+        run(config, nothing)
+    assert not path.exists()
+
+
+def test_a_folder_that_is_not_there(run: Callable[..., None], path: Path, tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="No such file"):
+        run(settings(path, tmp_path / "missing" / "sock"), nothing)
+    assert not path.exists()
+
+
+def test_a_socket_that_a_killed_daemon_left(run: Callable[..., None], path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+
+    async def scenario(daemon: Daemon) -> None:
+        assert await get(path, "/cam") == {}
+
+    run(settings(path), scenario)
+    assert not path.exists()
+
+
+def test_a_socket_that_is_in_use_is_left_alone(run: Callable[..., None], path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        with pytest.raises(StartError, match="somebody listens there"):
+            run(settings(path), nothing)
+        assert path.exists()
+
+
+def test_a_file_in_the_way_is_left_alone(run: Callable[..., None], path: Path) -> None:
+    path.write_text("precious")
+    with pytest.raises(StartError, match="not a socket"):
+        run(settings(path), nothing)
+    assert path.read_text() == "precious"
+
+
+def test_the_stacks_timers_go_off(run: Callable[..., None], path: Path) -> None:
+    """A guest that answers nothing: the SYN of a published port comes again."""
+
+    sock, port = busy()
+    sock.close()
+
+    async def dialled(daemon: Daemon) -> None:
+        async with Link(path) as link:
+            link.send(arp(GATEWAY))
+            await link.receive()
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            first, again = await link.receive(), await link.receive()
+            assert first[34:46] == again[34:46], "the same SYN"
+            assert daemon.stack.connections.tcp_counters.timeouts == 1
+            writer.close()
+
+    run(settings(path, ssh_port=port), dialled)
