@@ -17,12 +17,12 @@ from ipaddress import IPv4Address, IPv4Interface
 
 from dpkt.arp import ARP, ARP_OP_REQUEST
 from dpkt.ethernet import ETH_TYPE_ARP, Ethernet
+
 from taplink.endpoint import EndpointError
 from taplink.framing import LinkError
 from taplink.notify import notifier
 from taplink.tap import Tap, open_tap
 from taplink.vnet import format_offload
-
 from vsock_tap.config import DEFAULT_MTU, MAX_MTU, MIN_MTU, Config
 from vsock_tap.dhcp import Bound, Client, Event, Lease, Lost
 from vsock_tap.errors import AgentError

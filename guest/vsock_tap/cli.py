@@ -15,7 +15,6 @@ from taplink import flags
 from taplink.endpoint import parse as parse_endpoint
 from taplink.flags import checked
 from taplink.tap import TapError, check_name
-
 from vsock_tap import config
 from vsock_tap.agent import Agent
 from vsock_tap.config import Config

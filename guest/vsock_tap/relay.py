@@ -21,7 +21,6 @@ from taplink import vnet
 from taplink.framing import MAX_FRAME, FrameReader, Framing, LinkError
 from taplink.tap import Tap
 from taplink.upgrade import Agreed
-
 from vsock_tap.errors import AgentError
 
 BATCH = 256 * 1024

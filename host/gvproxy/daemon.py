@@ -17,6 +17,7 @@ from pathlib import Path
 from secrets import token_bytes
 
 from aiohttp import web
+
 from gvproxy.api.adopt import adopt
 from gvproxy.api.app import make_app
 from gvproxy.api.stats import Totals, Tree, stats

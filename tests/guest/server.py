@@ -11,6 +11,7 @@ from dpkt.dhcp import DHCP
 from dpkt.ethernet import Ethernet
 from dpkt.ip import IP
 from dpkt.udp import UDP
+
 from taplink import vnet
 from taplink.endpoint import listen, parse
 from taplink.framing import HYPERKIT, TAPLINK, FrameReader

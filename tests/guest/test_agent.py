@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from dpkt.arp import ARP, ARP_OP_REQUEST
 from dpkt.ethernet import Ethernet
-from taplink.vnet import Offload
 
+from taplink.vnet import Offload
 from tests.guest.server import (
     ACK,
     DISCOVER,

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
 from vsock_tap.cli import parse_arguments
 from vsock_tap.config import Config, parse_mac, parse_mtu, parse_names
 

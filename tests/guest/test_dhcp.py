@@ -9,7 +9,6 @@ from ipaddress import IPv4Address
 import pytest
 from dpkt.dhcp import DHCP
 from dpkt.ethernet import Ethernet
-from vsock_tap.dhcp import MAX_ATTEMPTS, Bound, Client, Event, Lost, State
 
 from tests.guest.server import (
     ACK,
@@ -26,6 +25,7 @@ from tests.guest.server import (
     options_of,
     to_client,
 )
+from vsock_tap.dhcp import MAX_ATTEMPTS, Bound, Client, Event, Lost, State
 
 MAC = bytes.fromhex("5a94efe40cee")
 ADDRESS = "192.168.127.2"

@@ -5,9 +5,9 @@ from ipaddress import IPv4Address
 
 import pytest
 from dpkt.dhcp import DHCP
-from vsock_tap.dhcp_message import Option, Reply, parse_reply
 
 from tests.guest.server import OFFER, answer
+from vsock_tap.dhcp_message import Option, Reply, parse_reply
 
 ASKED = DHCP(xid=7, chaddr=bytes.fromhex("5a94efe40cee"))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+
 from taplink.endpoint import parse
 from taplink.framing import HYPERKIT, TAPLINK, LinkError
 from taplink.upgrade import Agreed, UpgradeError, switching_protocols

@@ -7,10 +7,10 @@ from ipaddress import IPv4Address, IPv4Interface
 from typing import Any, TypeVar
 
 import pytest
-from vsock_tap.errors import AgentError
-from vsock_tap.network import METRIC, Network
 
 from tests.lab.namespace import Namespace
+from vsock_tap.errors import AgentError
+from vsock_tap.network import METRIC, Network
 
 pytestmark = pytest.mark.root
 T = TypeVar("T")

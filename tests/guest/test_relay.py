@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 import pytest
 import uvloop
+
 from taplink import vnet
 from taplink.framing import HYPERKIT, TAPLINK, FrameReader, Framing, LinkError
 from taplink.tap import Tap, open_tap
 from taplink.upgrade import Agreed
 from taplink.vnet import Offload
+from tests.lab.namespace import Namespace
 from vsock_tap.errors import AgentError
 from vsock_tap.relay import Relay
-
-from tests.lab.namespace import Namespace
 
 COMBINATIONS = [
     pytest.param(TAPLINK, True, id="taplink"),

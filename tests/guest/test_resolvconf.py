@@ -7,6 +7,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+
 from vsock_tap.resolvconf import FIRST_LINE, ResolvConf
 
 ONE, TWO = IPv4Address("192.168.127.1"), IPv4Address("10.0.0.1")

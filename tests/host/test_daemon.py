@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import uvloop
 from aiohttp import ClientSession, UnixConnector
+
 from gvproxy.config import Config, configure
 from gvproxy.daemon import Daemon
 from gvproxy.errors import StartError
-
 from tests.host.stack.bench import GATEWAY, MAC, arp, echo
 
 DISCOVER = (

@@ -5,6 +5,7 @@ import resource
 from pathlib import Path
 
 import pytest
+
 from gvproxy import process
 from gvproxy.errors import StartError
 from gvproxy.process import pid_file, raise_descriptor_limit, resident_bytes

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from taplink.endpoint import MAX_UNIX_PATH, Endpoint, EndpointError, Scheme, connect, listen, parse
 
 

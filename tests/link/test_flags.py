@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 import pytest
+
 from taplink import flags
 
 

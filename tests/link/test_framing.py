@@ -5,6 +5,7 @@ import socket
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from taplink import vnet
 from taplink.framing import HYPERKIT, MAX_FRAME, QEMU, TAPLINK, FrameReader, Framing, LinkError
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from taplink import tap, vnet
 from taplink.tap import Tap, TapError, check_name, open_tap
 from taplink.vnet import Offload
-
 from tests.lab.namespace import Namespace
 
 TSO = Offload.CSUM | Offload.TSO4 | Offload.TSO6

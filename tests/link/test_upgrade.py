@@ -1,6 +1,7 @@
 """The handshake: each head is fed whole, byte by byte, and with what follows it."""
 
 import pytest
+
 from taplink import upgrade
 from taplink.endpoint import parse
 from taplink.framing import HYPERKIT, TAPLINK

@@ -1,6 +1,7 @@
 """The virtio-net header's constants and the words offloads are negotiated in."""
 
 import pytest
+
 from taplink import vnet
 from taplink.vnet import Offload, format_offload, parse_offload
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from aiohttp import web
+
 from gvproxy.api.stats import Tree
 from gvproxy.errors import (
     AlreadyExposedError,

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import dpkt
 from dnslib.label import DNSBuffer, DNSLabelError
 from dpkt import dhcp
+
 from gvproxy.config import Config
 from gvproxy.services.leases import Lease, LeaseTable
 

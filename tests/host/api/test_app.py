@@ -10,6 +10,7 @@ from ipaddress import IPv4Network
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+
 from gvproxy import errors
 from gvproxy.api import app
 from gvproxy.api.stats import Tree

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-import gvproxy
 import pytest
+
+import gvproxy
 from gvproxy import cli
 from gvproxy.config import Config, configure
 

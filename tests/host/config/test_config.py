@@ -4,6 +4,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
+
 from gvproxy.config import ConfigError, Forward, Zone, configure
 
 

@@ -4,6 +4,7 @@ import socket
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
+
 from gvproxy.flows.destinations import Destinations
 
 NAT = {

@@ -6,6 +6,7 @@ import socket
 from types import SimpleNamespace
 
 import pytest
+
 from gvproxy.flows import echo
 from gvproxy.wire import icmp
 

@@ -5,6 +5,7 @@ import socket
 from contextlib import suppress
 
 import pytest
+
 from gvproxy.flows import tcp as module
 from gvproxy.tcp.connection import RECEIVE_BUFFER, WINDOW_SHIFT
 from gvproxy.wire import icmp

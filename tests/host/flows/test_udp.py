@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import uvloop
+
 from gvproxy.flows import errqueue, udp
 from gvproxy.flows import mapping as mapping_module
 from gvproxy.flows.destinations import Destinations

@@ -7,8 +7,8 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from gvproxy.ports.acceptor import ACCEPTS_PER_WAKEUP, FULL_PAUSE, LOG_INTERVAL, Acceptor
 
+from gvproxy.ports.acceptor import ACCEPTS_PER_WAKEUP, FULL_PAUSE, LOG_INTERVAL, Acceptor
 from tests.host.flows.manual_loop import ManualLoop
 
 

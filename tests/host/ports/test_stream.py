@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import uvloop
+
 from gvproxy.ports import stream
 from gvproxy.ports.stream import PortCounters, StreamPort
 from taplink import vnet
 from taplink.framing import HYPERKIT, TAPLINK, Framing
 from taplink.vnet import Offload
-
 from tests.host.flows.manual_loop import ManualLoop
 
 

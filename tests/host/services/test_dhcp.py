@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 import pytest
 from dnslib.label import DNSBuffer
 from dpkt import dhcp
+
 from gvproxy.config import DEVICE_MAC, GATEWAY_MAC, Config, configure
 from gvproxy.services.dhcp import (
     DECLINE_TIME,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import uvloop
 from dnslib import EDNS0, QTYPE, RCODE, RR, A, DNSRecord
+
 from gvproxy.config import configure
 from gvproxy.services.dns import DnsServer
 from gvproxy.services.resolvconf import ResolvConf

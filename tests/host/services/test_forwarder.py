@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network
 
 import pytest
+
 from gvproxy import errors
 from gvproxy.services.forwarder import Forwarder
 

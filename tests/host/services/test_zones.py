@@ -4,6 +4,7 @@ from ipaddress import IPv4Address
 
 import pytest
 from dnslib import EDNS0, QTYPE, RCODE, DNSQuestion, DNSRecord
+
 from gvproxy.config import Zone, configure
 from gvproxy.services import dnsmessage
 from gvproxy.services.zones import Zones

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Sequence
 
 import dpkt
+
 from gvproxy.stack.port import StackConfig
 from gvproxy.stack.stack import Stack
 from gvproxy.wire import ethernet

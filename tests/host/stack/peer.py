@@ -1,6 +1,7 @@
 """A guest's end of one TCP connection in raw segments, and a user of the gateway's end."""
 
 import dpkt
+
 from gvproxy.stack.path import TcpPath
 from gvproxy.tcp import calls
 from gvproxy.tcp.connection import Connection, End

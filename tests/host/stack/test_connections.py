@@ -4,6 +4,7 @@ import socket
 
 import dpkt
 import pytest
+
 from gvproxy.stack import connections as module
 from gvproxy.stack.path import TcpPath
 from gvproxy.tcp import calls

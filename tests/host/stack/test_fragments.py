@@ -3,6 +3,7 @@
 from itertools import permutations
 
 import pytest
+
 from gvproxy.stack import fragments
 from gvproxy.stack.fragments import Reassembler
 from gvproxy.wire import ipv4

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import dpkt
 import pytest
+
 from gvproxy.stack import gso
 from gvproxy.wire import ethernet, ipv4, tcp
 from gvproxy.wire.checksum import pseudo_header

@@ -2,6 +2,7 @@
 
 import dpkt
 import pytest
+
 from gvproxy.stack.ip import EchoRequest
 from gvproxy.wire import ethernet, icmp
 

@@ -2,6 +2,7 @@
 
 import dpkt
 import pytest
+
 from gvproxy.stack import neighbours
 from gvproxy.stack.port import Station
 from gvproxy.wire import ethernet

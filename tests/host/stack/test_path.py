@@ -4,6 +4,7 @@ import socket
 
 import dpkt
 import pytest
+
 from gvproxy.stack.path import TcpPath
 from gvproxy.stack.port import Station
 from gvproxy.wire import ethernet

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 import pytest
+
 from gvproxy.stack import schedule
 from gvproxy.stack.schedule import Schedule
 from gvproxy.tcp.connection import State

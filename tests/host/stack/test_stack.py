@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 
 import pytest
+
 from gvproxy.stack import stack as module
 from gvproxy.stack.path import TcpPath
 from gvproxy.tcp import calls

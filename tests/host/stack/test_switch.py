@@ -5,6 +5,7 @@ import struct
 
 import dpkt
 import pytest
+
 from gvproxy.stack import switch
 from gvproxy.wire import ethernet
 from gvproxy.wire.checksum import pseudo_header

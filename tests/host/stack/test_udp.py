@@ -2,6 +2,7 @@
 
 import dpkt
 import pytest
+
 from gvproxy.stack.udp import Datagram
 from gvproxy.wire import ethernet
 from taplink import vnet

@@ -2,9 +2,10 @@
 
 from itertools import pairwise
 
-from gvproxy.tcp.buffers import Reassembly, SendBuffer
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gvproxy.tcp.buffers import Reassembly, SendBuffer
 
 from .bench import pattern
 

@@ -1,6 +1,7 @@
 """Ending a connection, from either side and from both: RFC 9293 §3.6."""
 
 import pytest
+
 from gvproxy.tcp.input import may_reopen
 from gvproxy.wire import tcp as wire
 

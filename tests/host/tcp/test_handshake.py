@@ -1,6 +1,7 @@
 """Opening a connection: RFC 9293 §3.5, §3.10.7.2, §3.10.7.3."""
 
 import pytest
+
 from gvproxy.tcp.connection import State
 
 from .states import WAYS, enter

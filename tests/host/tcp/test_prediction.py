@@ -2,12 +2,13 @@
 
 from dataclasses import fields
 
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
 from gvproxy.tcp.connection import Connection, State
 from gvproxy.tcp.input import Segment
 from gvproxy.tcp.seq import MASK
 from gvproxy.wire import tcp as wire
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from .bench import Bench, pattern
 from .states import enter

@@ -1,6 +1,7 @@
 """The window offered to the guest: RFC 9293 §3.8.6, RFC 7323 §2."""
 
 import pytest
+
 from gvproxy.tcp.connection import RECEIVE_BUFFER
 
 from .states import enter

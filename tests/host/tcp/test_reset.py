@@ -1,6 +1,7 @@
 """Resets, and segments that may be an impostor's: RFC 9293 §3.5.2, RFC 5961."""
 
 import pytest
+
 from gvproxy.tcp.input import Segment, reset_reply
 
 from .states import enter

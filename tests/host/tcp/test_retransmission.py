@@ -1,6 +1,7 @@
 """Loss: RFC 6298, RFC 5681, RFC 6582."""
 
 import pytest
+
 from gvproxy.tcp.rtt import MAX_RTO, MIN_RTO, RttEstimator
 
 from .trace import Trace

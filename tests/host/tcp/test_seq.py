@@ -1,9 +1,10 @@
 """Sequence numbers: off the wire next to a number we know, and back."""
 
 import pytest
-from gvproxy.tcp.seq import MASK, unwrap
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gvproxy.tcp.seq import MASK, unwrap
 
 
 @pytest.mark.parametrize(

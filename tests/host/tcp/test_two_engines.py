@@ -11,12 +11,13 @@ from math import inf
 from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from gvproxy.tcp import calls
 from gvproxy.tcp.connection import Connection, State
 from gvproxy.tcp.input import Segment
 from gvproxy.wire import tcp as wire
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from .bench import Bench
 

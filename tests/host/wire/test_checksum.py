@@ -1,9 +1,10 @@
 """The arithmetic checksum against the loop of RFC 1071."""
 
 import pytest
-from gvproxy.wire.checksum import checksum, ones_sum, pseudo_header, valid
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from gvproxy.wire.checksum import checksum, ones_sum, pseudo_header, valid
 
 
 def naive(data: bytes) -> int:

@@ -4,10 +4,11 @@ import struct
 
 import dpkt
 import pytest
-from gvproxy.wire import arp, ethernet, icmp, ipv4, tcp, udp
-from gvproxy.wire.checksum import ones_sum, valid
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from gvproxy.wire import arp, ethernet, icmp, ipv4, tcp, udp
+from gvproxy.wire.checksum import ones_sum, valid
 
 GATEWAY, GUEST = b"\xc0\xa8\x7f\x01", b"\xc0\xa8\x7f\x02"
 OURS, THEIRS = b"\x5a\x94\xef\xe4\x0c\xdd", b"\x5a\x94\xef\xe4\x0c\xee"

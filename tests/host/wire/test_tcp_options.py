@@ -2,10 +2,11 @@
 
 import dpkt
 import pytest
-from gvproxy.wire import tcp
-from gvproxy.wire.tcp import Options, build_sack, build_syn_options, parse_options
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from gvproxy.wire import tcp
+from gvproxy.wire.tcp import Options, build_sack, build_syn_options, parse_options
 
 LINUX_SYN = bytes.fromhex("020405b4 0402 080a 11223344 00000000 01 030307")
 
