@@ -1,5 +1,6 @@
 """A program that runs in the background: its log, its end, and what it costs."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -69,8 +70,9 @@ class Process:
             raise ProcessError(f"{self.name} ended with status {got}: {self.last_line()}")
 
     def kill(self) -> None:
-        """End it by SIGKILL."""
-        self._popen.kill()
+        """End it by SIGKILL, with the processes that it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait()
 
     def wait(self, timeout: float) -> int:
