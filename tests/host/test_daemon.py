@@ -13,6 +13,7 @@ from aiohttp import ClientSession, UnixConnector
 from gvproxy.config import Config, configure
 from gvproxy.daemon import Daemon
 from gvproxy.errors import StartError
+from gvproxy.tcp.connection import End
 from tests.host.stack.bench import GATEWAY, MAC, arp, echo
 
 DISCOVER = (
@@ -251,3 +252,32 @@ def test_the_stacks_timers_go_off(run: Callable[..., None], path: Path) -> None:
             writer.close()
 
     run(settings(path, ssh_port=port), dialled)
+
+
+def test_one_timer_does_not_hide_the_next(run: Callable[..., None], path: Path) -> None:
+    """Of two SYNs without answer the earlier comes again, waits for longer, and then the other."""
+
+    async def scenario(daemon: Daemon) -> None:
+        async with Link(path) as link:
+            link.send(arp(GATEWAY))
+            await link.receive()
+            now = asyncio.get_running_loop().time()
+            guest = bytes((192, 168, 127, 2))
+            for later in (0.0, 0.1):
+                daemon.stack.connections.open(Silent(), guest, 22, now + later)
+            ports = [(await link.receive())[34:36] for _ in range(4)]
+            assert ports[:2] == ports[2:]
+
+    run(settings(path), scenario)
+
+
+class Silent:
+    """A user to whom nothing happens."""
+
+    def established(self, now: float) -> None: ...
+    def received(self, views: list[memoryview | bytes], now: float) -> int:
+        return 0
+
+    def received_eof(self, now: float) -> None: ...
+    def writable(self, now: float) -> None: ...
+    def ended(self, end: End, now: float) -> None: ...

@@ -271,14 +271,15 @@ PORTS = [(Offload.NONE, False), (ALL, True), (Offload.NONE, True)]
 
 
 @pytest.mark.parametrize(("offload", "header"), PORTS, ids=["plain", "offloads", "header"])
-def test_every_truncation_is_counted(offload: Offload, header: bool) -> None:
+@pytest.mark.parametrize("meta", [vnet.PLAIN, VALID])
+def test_every_truncation_is_counted(offload: Offload, header: bool, meta: bytes) -> None:
     """Wherever a frame ends too early it is dropped, for one reason, and answered by nothing."""
     bench, peer = whole_network(offload, header)
     tcp_counters = bench.stack.connections.tcp_counters
     for frame in samples(peer):
         for size in range(len(frame)):
             before = bench.counters.malformed
-            bench.give(frame[:size])
+            bench.give(frame[:size], meta=meta)
             assert bench.counters.malformed == before + 1, (frame, size)
     assert tcp_counters.invalid == 0, "IP has its length"
     assert peer.connection.state is State.ESTABLISHED
@@ -354,5 +355,7 @@ def test_options_that_only_look_like_timestamps_go_the_general_way() -> None:
     peer = Peer(bench).connect()
     first = options(peer.clock, peer.echo)
     reordered = first[2:] + b"\1\1"
-    peer.give(peer.make(ACK, b"abc", options=reordered))
+    frame = peer.make(ACK, b"abc", options=reordered)
+    peer.give(frame)
     assert peer.user.data == b"abc"
+    assert peer.connection.ts_recent == peer.clock - 1

@@ -278,6 +278,19 @@ def test_lies_in_the_virtio_header_hurt_nobody(seed: int, there: Offload) -> Non
     assert other.take() == [good]
 
 
+@pytest.mark.parametrize(
+    ("start", "place"), [(0, 16), (33, 16), (34, 65_535), (65_535, 0), (34, 19), (52, 0)]
+)
+@pytest.mark.parametrize("kind", [vnet.GSO_NONE, vnet.GSO_TCPV4])
+def test_a_checksum_outside_the_headers_is_malformed(kind: int, start: int, place: int) -> None:
+    """Written there, it would change a packet behind the guest's back, or make it longer."""
+    bench, other = pair(ALL, Offload.NONE)
+    frame = between(tcp)[:53]
+    bench.give(frame, meta=vnet.HEADER.pack(vnet.F_NEEDS_CSUM, kind, 0, 1448, start, place, 0))
+    assert other.take() == []
+    assert bench.counters.malformed == 1
+
+
 def test_an_empty_frame_is_counted() -> None:
     for header in (True, False):
         bench = Bench(header=header)
