@@ -86,7 +86,10 @@ class ResolvConf:
     def _set_aside(self) -> None:
         try:
             self._state.mkdir(mode=0o755, parents=True, exist_ok=True)
+            writable = os.access(self._state, os.W_OK)
         except PermissionError:
+            writable = False
+        if not writable:
             # An ordinary user, root only of a namespace: kept, but not found after a crash.
             self._state = Path(tempfile.mkdtemp(prefix="vsock-tap-"))
         self._forget()

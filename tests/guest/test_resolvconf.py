@@ -153,3 +153,20 @@ def test_a_state_directory_that_cannot_be_made(
     assert agent.restore()
     assert picture(machine) == before
     assert list(tmp_path.glob("vsock-tap-*")) == []
+
+
+def test_a_state_folder_that_is_somebody_elses(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.path.write_text("original\n")
+    machine.state.mkdir(parents=True)
+    access = os.access
+    # Root may write everywhere, so the refusal is made.
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: path != machine.state and access(path, mode)
+    )
+    agent = machine.agent()
+    agent.write([ONE], [])
+    assert not list(machine.state.iterdir())
+    assert agent.restore()
+    assert machine.path.read_text() == "original\n"
