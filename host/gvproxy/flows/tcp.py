@@ -20,6 +20,7 @@ from contextlib import suppress
 from itertools import islice
 from struct import Struct
 
+from gvproxy.complaint import Complaint
 from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.unreachable import code_for
 from gvproxy.stack.path import TcpPath
@@ -56,6 +57,7 @@ class TcpFlows:
         self.open: set[TcpFlow] = set()
         self._destinations = destinations
         self._connect_timeout = connect_timeout
+        self._complaint = Complaint(log)
         stack.connections.forward = self._forward
 
     def _forward(self, connection: Connection, path: TcpPath, now: float) -> None:
@@ -74,7 +76,7 @@ class TcpFlows:
         try:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as error:
-            log.warning("no socket for a connection to %s: %s", address[0], error)
+            self._complaint.warn(now, "no socket for a guest's connection: %s", error.strerror)
             calls.drop(connection, now)  # its SYN comes again, when there may be one
             return
         flow = TcpFlow(self, connection, sock)
@@ -88,7 +90,7 @@ class TcpFlows:
         try:
             flow.connection = self.stack.connections.open(flow, address, port, now)
         except OSError as error:
-            log.warning("no connection to the guest: %s", error)
+            self._complaint.warn(now, "no connection to the guest: %s", error)
             flow.discard(reset=True)
 
     def close(self) -> None:

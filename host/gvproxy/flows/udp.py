@@ -9,6 +9,7 @@ import logging
 import socket
 from asyncio import AbstractEventLoop
 
+from gvproxy.complaint import Complaint
 from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.mapping import Mapping
 from gvproxy.flows.table import MappingTable
@@ -40,6 +41,7 @@ class UdpFlows:
         self._stack = stack
         self._loop = loop
         self._destinations = destinations
+        self._complaint = Complaint(log)
         stack.udp.forward = self._forward
 
     def _forward(self, datagram: Datagram, now: float) -> None:
@@ -54,7 +56,7 @@ class UdpFlows:
             try:
                 mapping = UdpMapping(self._loop, self._stack.udp, packet.station, *key)
             except OSError as error:
-                log.warning("no socket for UDP of a guest: %s", error)
+                self._complaint.warn(now, "no socket for UDP of a guest: %s", error.strerror)
                 return
             self.mappings.add(key, mapping, now)
         mapping.send(datagram, host)

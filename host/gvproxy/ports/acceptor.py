@@ -10,15 +10,14 @@ import logging
 import socket
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
-from math import inf
+
+from gvproxy.complaint import Complaint
 
 log = logging.getLogger(__name__)
 
 ACCEPTS_PER_WAKEUP = 64
 FULL_PAUSE = 0.5
 """Seconds without accepting when there is no descriptor left."""
-LOG_INTERVAL = 60.0
-"""Seconds in which a listener complains once."""
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -28,7 +27,7 @@ class Acceptor:
     The listener, non-blocking and listening, belongs to the acceptor.
     """
 
-    __slots__ = ("_accepted", "_listener", "_logged", "_loop", "_pause")
+    __slots__ = ("_accepted", "_complaint", "_listener", "_loop", "_pause")
 
     def __init__(
         self,
@@ -40,7 +39,7 @@ class Acceptor:
         self._listener = listener
         self._accepted = accepted
         self._pause: TimerHandle | None = None
-        self._logged = -inf
+        self._complaint = Complaint(log)
         self._listen()
 
     def close(self) -> None:
@@ -70,8 +69,7 @@ class Acceptor:
 
     def _wait(self, error: OSError) -> None:
         now = self._loop.time()
-        if now - self._logged >= LOG_INTERVAL:
-            self._logged = now
-            log.warning("cannot accept on %s: %s", self._listener.getsockname(), error.strerror)
+        where = self._listener.getsockname()
+        self._complaint.warn(now, "cannot accept on %s: %s", where, error.strerror)
         self._loop.remove_reader(self._listener.fileno())
         self._pause = self._loop.call_later(FULL_PAUSE, self._listen)

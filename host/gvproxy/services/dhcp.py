@@ -10,13 +10,13 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from math import inf
 from typing import NamedTuple
 
 import dpkt
 from dnslib.label import DNSBuffer, DNSLabelError
 from dpkt import dhcp
 
+from gvproxy.complaint import Complaint
 from gvproxy.config import Config
 from gvproxy.services.leases import Lease, LeaseTable
 
@@ -29,7 +29,6 @@ OFFER_TIME = 60.0
 """Seconds an offer is kept for the client that got it; Linux clients answer within ten."""
 DECLINE_TIME = 3600.0
 """Seconds an address stays out of use after a client found somebody else at it."""
-LOG_INTERVAL = 60.0
 
 _BROADCAST = b"\xff" * 4
 _BROADCAST_MAC = b"\xff" * 6
@@ -96,7 +95,8 @@ class DhcpServer:
         self._static = {mac: int(address) for address, mac in config.static_leases.items()}
         reserved = {config.gateway_ip, config.host_ip, *config.virtual_ips}
         self._table = LeaseTable(config.subnet, frozenset(map(int, reserved)), self._static)
-        self._logged = -inf
+        self._exhausted = Complaint(log)
+        self._declined = Complaint(log)
 
     def handle(self, message: bytes, *, now: float) -> Reply | None:
         """Take a datagram's payload and return the reply to it, if it gets one.
@@ -134,9 +134,8 @@ class DhcpServer:
         address = self._table.choose(request.key, request.mac, request.requested, now)
         if address is None:
             self.counters.exhausted += 1
-            if now - self._logged >= LOG_INTERVAL:
-                self._logged = now
-                log.warning("no address left in %s for %s", self._config.subnet, _name(request))
+            subnet = self._config.subnet
+            self._exhausted.warn(now, "no address left in %s for %s", subnet, _name(request))
             return None
         lease = self._table.find(request.key)
         if lease is None or lease.address != address or lease.expires <= now:
@@ -191,7 +190,8 @@ class DhcpServer:
         if request.server != self._server or lease is None or lease.address != request.requested:
             self.counters.ignored += 1
             return
-        log.warning("%s found %s in use by another", _name(request), IPv4Address(request.requested))
+        address = IPv4Address(request.requested)
+        self._declined.warn(now, "%s found %s in use by another", _name(request), address)
         self._table.put(Lease(lease.address, None, lease.mac, now + DECLINE_TIME, bound=False))
         self.counters.declines += 1
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gvproxy.ports.acceptor import ACCEPTS_PER_WAKEUP, FULL_PAUSE, LOG_INTERVAL, Acceptor
+from gvproxy.complaint import INTERVAL
+from gvproxy.ports.acceptor import ACCEPTS_PER_WAKEUP, FULL_PAUSE, Acceptor
 from tests.host.flows.manual_loop import ManualLoop
 
 
@@ -132,7 +133,7 @@ def test_it_complains_at_a_limited_rate(
     failure.code = errno.EMFILE
     with caplog.at_level(logging.WARNING):
         bench.loop.run()
-        bench.loop.advance(LOG_INTERVAL - FULL_PAUSE)
+        bench.loop.advance(INTERVAL - FULL_PAUSE)
         assert len(caplog.messages) == 1
         bench.loop.advance(FULL_PAUSE)
     assert caplog.messages == [f"cannot accept on {bench.address}: Too many open files"] * 2

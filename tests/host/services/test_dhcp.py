@@ -9,11 +9,11 @@ import pytest
 from dnslib.label import DNSBuffer
 from dpkt import dhcp
 
+from gvproxy.complaint import INTERVAL
 from gvproxy.config import DEVICE_MAC, GATEWAY_MAC, Config, configure
 from gvproxy.services.dhcp import (
     DECLINE_TIME,
     LEASE_TIME,
-    LOG_INTERVAL,
     OFFER_TIME,
     DhcpServer,
     Reply,
@@ -193,7 +193,7 @@ def test_an_exhausted_pool_is_silent_and_says_so_now_and_then(
         for _ in range(5):
             assert client.ask(DISCOVER, 4) is None
         assert len(caplog.records) == 1
-        client.now += LOG_INTERVAL
+        client.now += INTERVAL
         assert client.ask(DISCOVER, 4) is None
     assert [record.getMessage() for record in caplog.records] == [
         "no address left in 10.0.0.0/29 for 02:00:00:00:00:04"
