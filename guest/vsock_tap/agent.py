@@ -252,7 +252,7 @@ class Agent:
     def _mtu(self, lease: Lease) -> int:
         """Return the lease's MTU, or less if the command line says less."""
         offered = lease.mtu if lease.mtu is not None and lease.mtu >= MIN_MTU else None
-        return min(self._config.mtu or offered or DEFAULT_MTU, offered or MAX_MTU)
+        return min(self._config.mtu or offered or DEFAULT_MTU, offered or MAX_MTU, MAX_MTU)
 
     def _write_resolv_conf(self, lease: Lease) -> None:
         if not lease.nameservers:

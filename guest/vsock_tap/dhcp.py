@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface
 
 from vsock_tap.dhcp_message import ANY, MessageType, Option, Reply, parse_reply, request
 
@@ -282,11 +282,14 @@ class Client:
         address = reply.yiaddr
         if address.is_unspecified or address.is_multicast or address.is_loopback:
             return None
+        router = reply.address(Option.ROUTER)
+        if router is not None and not _on_link(router, address, prefix_length):
+            router = None
         return Lease(
             address=address,
             prefix_length=prefix_length,
             server=server,
-            router=reply.address(Option.ROUTER),
+            router=router,
             nameservers=reply.addresses(Option.DOMAIN_NAME_SERVER),
             search=reply.search_domains(),
             mtu=reply.number(Option.INTERFACE_MTU, 2),
@@ -357,3 +360,8 @@ _SENDERS: dict[State, Callable[[Client, int], None]] = {
     State.RENEWING: Client._send_renewing,
     State.REBINDING: Client._send_rebinding,
 }
+
+
+def _on_link(router: IPv4Address, address: IPv4Address, prefix_length: int) -> bool:
+    """Tell whether the kernel can have a route by `router`: one of the address's own network."""
+    return router != address and router in IPv4Interface((address, prefix_length)).network

@@ -26,15 +26,15 @@ from gvproxy.errors import ForwarderError, StartError
 from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.echo import EchoFlows
 from gvproxy.flows.tcp import TcpFlows
-from gvproxy.flows.udp import UdpFlows
+from gvproxy.flows.udp import MAX_MAPPINGS, UdpFlows
 from gvproxy.ports.reception import Reception
 from gvproxy.ports.stream import PortCounters, StreamPort
-from gvproxy.process import pid_file, raise_descriptor_limit, resident_bytes
+from gvproxy.process import descriptor_limit, pid_file, raise_descriptor_limit, resident_bytes
 from gvproxy.services.dhcp import DhcpServer
 from gvproxy.services.dns import DnsServer
 from gvproxy.services.forwarder import Forwarder
 from gvproxy.services.resolvconf import ResolvConf
-from gvproxy.services.resolver import Resolver
+from gvproxy.services.resolver import MAX_IN_FLIGHT, Resolver
 from gvproxy.services.virtual import serve_dhcp, serve_dns
 from gvproxy.stack.port import StackConfig
 from gvproxy.stack.stack import Stack
@@ -112,10 +112,11 @@ class Daemon:
         )
         destinations = Destinations(config.nat, network)
         self._tcp = TcpFlows(self.stack, loop, destinations, config.connect_timeout)
-        self._udp = UdpFlows(self.stack, loop, destinations)
+        share = descriptor_limit() // 4  # neither leaves the others without
+        self._udp = UdpFlows(self.stack, loop, destinations, min(MAX_MAPPINGS, share))
         self._echo = EchoFlows(self.stack, loop, destinations)
         resolv_conf = ResolvConf()
-        self._resolver = Resolver(resolv_conf, loop)
+        self._resolver = Resolver(resolv_conf, loop, limit=min(MAX_IN_FLIGHT, share))
         self._dns = DnsServer(config.zones, self._resolver)
         search = config.search_domains
         self._dhcp = DhcpServer(config, resolv_conf.search if search is None else lambda _: search)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from gvproxy.errors import StartError
 
+_DESCRIPTORS = 1 << 20
+"""Where there is no limit: more than the tables of flows hold together."""
 _STATM = Path("/proc/self/statm")
 
 
@@ -19,6 +21,16 @@ def raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def descriptor_limit() -> int:
+    """Return how many descriptors the process may have."""
+    try:
+        import resource
+    except ImportError:
+        return _DESCRIPTORS
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
 def resident_bytes() -> int:

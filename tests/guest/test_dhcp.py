@@ -424,3 +424,8 @@ def test_random_options_do_no_harm() -> None:
             offer[rng.randrange(14, len(offer))] = rng.randrange(256)
         bench.give(bytes(offer))
         assert bench.client.state in (State.SELECTING, State.REQUESTING)
+
+
+@pytest.mark.parametrize("router", ["0.0.0.0", "10.0.0.1", ADDRESS])
+def test_a_router_that_cannot_be_one_is_none(router: str) -> None:
+    assert Bench().bind({3: IPv4Address(router).packed}).lease.router is None

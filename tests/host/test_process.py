@@ -8,7 +8,7 @@ import pytest
 
 from gvproxy import process
 from gvproxy.errors import StartError
-from gvproxy.process import pid_file, raise_descriptor_limit, resident_bytes
+from gvproxy.process import descriptor_limit, pid_file, raise_descriptor_limit, resident_bytes
 
 
 def test_the_pid_file_is_there_meanwhile(tmp_path: Path) -> None:
@@ -60,5 +60,14 @@ def test_the_descriptor_limit_goes_up_to_the_hard_one() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
         raise_descriptor_limit()
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_the_descriptor_limit_is_the_soft_one() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
+        assert descriptor_limit() == 512
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -3,7 +3,7 @@
 import itertools
 import socket
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,12 @@ class Gvproxy:
         *flags: str,
         name: str = "gvproxy",
         env: Mapping[str, str] | None = None,
+        before: Sequence[str] = (),
     ) -> None:
+        """`before` is a command that runs the daemon, such as prlimit."""
         self.path = folder / f"{name}.sock"
         argv: list[str | Path] = [
+            *before,
             GVPROXY,
             "-listen",
             f"unix://{self.path}",

@@ -1,13 +1,14 @@
 """A guest's UDP, pings and look-ups, with the kernel and dig at its end."""
 
+import contextlib
 import json
 import socket
 
 import pytest
 
 from tests.lab import dns
-from tests.lab.network import OUTSIDE, UNREACHABLE, Network
-from tests.lab.programs import GATEWAY, HOST
+from tests.lab.network import OUTSIDE, UNREACHABLE, Network, World, make_guest
+from tests.lab.programs import GATEWAY, HOST, Gvproxy
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
@@ -125,3 +126,20 @@ def test_leases_and_stations_are_shown(network: Network) -> None:
     assert macs == {"192.168.127.1": "5a:94:ef:e4:0c:dd", "192.168.127.2": "5a:94:ef:e4:0c:ee"}
     assert list(network.gvproxy.get("/cam")) == ["5a:94:ef:e4:0c:ee"]
     assert json.dumps(network.gvproxy.get("/services/forwarder/all")) == "[]"
+
+
+def test_more_ports_than_descriptors_leave_room_for_others(world: World) -> None:
+    prlimit = ("prlimit", "--nofile=128:128")
+    gvproxy = Gvproxy(world.folder, world.host, before=prlimit)
+    with (
+        make_guest(world, gvproxy) as (guest, _),
+        world.host.listen() as listener,
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(300):
+            sock = stack.enter_context(guest.open_socket(DATAGRAM))
+            sock.sendto(b"x", (HOST, 9))
+        assert gvproxy.get("/cam")
+        with guest.connect(HOST, listener.getsockname()[1]):
+            listener.accept()[0].close()
+    gvproxy.process.stop()

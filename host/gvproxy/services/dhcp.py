@@ -97,6 +97,7 @@ class DhcpServer:
         self._table = LeaseTable(config.subnet, frozenset(map(int, reserved)), self._static)
         self._exhausted = Complaint(log)
         self._declined = Complaint(log)
+        self._refused = Complaint(log)
 
     def handle(self, message: bytes, *, now: float) -> Reply | None:
         """Take a datagram's payload and return the reply to it, if it gets one.
@@ -160,7 +161,8 @@ class DhcpServer:
         # Here there is no other server that might know it.
         if not self._table.available(address, request.key, request.mac, now):
             self.counters.naks += 1
-            log.info("%s may not have %s", _name(request), IPv4Address(address))
+            wanted = IPv4Address(address)
+            self._refused.warn(now, "%s may not have %s", _name(request), wanted)
             return self._reply(request, dhcp.DHCPNAK, 0, now)
         lease = self._table.find(request.key)
         if lease is None or lease.address != address or not lease.bound:

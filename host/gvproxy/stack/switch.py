@@ -4,6 +4,7 @@ import logging
 from itertools import count
 from math import inf
 
+from gvproxy.complaint import Complaint
 from gvproxy.stack import gso
 from gvproxy.stack.port import Port, StackCounters, Station
 from gvproxy.wire import ethernet, ipv4, tcp
@@ -29,6 +30,7 @@ class Switch:
         self._counters = counters
         self._numbers = count()
         self._aged_at = -inf
+        self._moved = Complaint(log)
 
     def attach(self, port: Port) -> None:
         """Give the port its number and let frames flow to it."""
@@ -62,7 +64,8 @@ class Switch:
                     return None
             station = self.stations[mac] = Station(mac, port, now)
         elif station.port is not port:
-            log.info("%s moved to port %d", ethernet.format_mac(mac), port.number)
+            text = "%s moved to port %d"
+            self._moved.warn(now, text, ethernet.format_mac(mac), port.number)
             station.port = port
         station.seen = now
         return station
