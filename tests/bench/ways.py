@@ -87,8 +87,16 @@ class Bench:
     skipped: dict[str, str]
 
 
+def _namespace(name: str, folder: Path) -> Namespace:
+    """Make a namespace that does not run out of ports: each connection holds one for a minute."""
+    namespace = Namespace(name, folder)
+    namespace.set("net/ipv4/ip_local_port_range", "2000 65000")
+    namespace.set("net/ipv4/tcp_tw_reuse", "1")
+    return namespace
+
+
 def _host(folder: Path) -> Namespace:
-    host = Namespace("host", folder)
+    host = _namespace("host", folder)
     # A cable to nowhere with a default route: what pasta takes its addresses from.
     host.run("ip", "link", "add", "wan0", "type", "veth", "peer", "name", "wan1")
     for device in ("wan0", "wan1"):
@@ -124,21 +132,21 @@ def _until_routed(guest: Namespace, process: Process) -> None:
 
 def _ours(host: Namespace, stack: contextlib.ExitStack) -> Way:
     gvproxy = Gvproxy(host.folder, host)
-    guest = stack.enter_context(Namespace("guest", host.folder))
+    guest = stack.enter_context(_namespace("guest", host.folder))
     agent = Agent(guest, gvproxy.url, "-mtu", "1500")
     agent.wait()
     return Way(OURS, host, guest, HOST, "192.168.127.1", (gvproxy.process, agent.process))
 
 
 def _slirp(host: Namespace, stack: contextlib.ExitStack) -> Way:
-    guest = stack.enter_context(Namespace("guest-slirp", host.folder))
+    guest = stack.enter_context(_namespace("guest-slirp", host.folder))
     process = host.start(SLIRP, SLIRP, "--configure", "--mtu=1500", str(guest.pid), "tap0")
     _until_routed(guest, process)
     return Way(SLIRP, host, guest, "10.0.2.2", "10.0.2.2", (process,))
 
 
 def _pasta(host: Namespace, stack: contextlib.ExitStack) -> Way:
-    guest = stack.enter_context(Namespace("guest-pasta", host.folder))
+    guest = stack.enter_context(_namespace("guest-pasta", host.folder))
     # It gives up the right to look into /proc of the process that holds the namespace.
     handle = host.folder / "guest-pasta.netns"
     handle.touch()
