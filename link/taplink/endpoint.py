@@ -17,7 +17,6 @@ import socket
 import stat
 from dataclasses import dataclass, field
 from enum import StrEnum
-from struct import Struct
 from urllib.parse import unquote, urlsplit
 
 DEFAULT_REQUEST_PATH = "/connect"
@@ -34,7 +33,6 @@ reset a stream of many small frames that goes over; the bound follows this size.
 _BUFFER_OPTIONS = ((32, socket.SO_SNDBUF), (33, socket.SO_RCVBUF))
 """Each behind its SO_…BUFFORCE (asm-generic/socket.h), which `socket` has no name for."""
 _PORT = re.compile(r"[0-9]{1,10}")
-_U64 = Struct("=Q")
 
 
 class EndpointError(ValueError):
@@ -344,9 +342,8 @@ def _vsock_socket(endpoint: Endpoint) -> socket.socket:
         raise EndpointError(f"{endpoint}: this system has no vsock sockets")
     sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
     try:
-        size = _U64.pack(VSOCK_BUFFER)
-        sock.setsockopt(socket.AF_VSOCK, socket.SO_VM_SOCKETS_BUFFER_MAX_SIZE, size)
-        sock.setsockopt(socket.AF_VSOCK, socket.SO_VM_SOCKETS_BUFFER_SIZE, size)
+        sock.setsockopt(socket.AF_VSOCK, socket.SO_VM_SOCKETS_BUFFER_MAX_SIZE, VSOCK_BUFFER)
+        sock.setsockopt(socket.AF_VSOCK, socket.SO_VM_SOCKETS_BUFFER_SIZE, VSOCK_BUFFER)
     except BaseException:
         sock.close()
         raise
