@@ -63,7 +63,6 @@ class StreamPort:
         self.offset = framing.offset
         self.offload = int(offload)
         self.congested = False
-        self.framing = framing
         self.counters = PortCounters()
         self._sock = sock
         self._fd = sock.fileno()
