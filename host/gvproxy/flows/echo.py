@@ -7,6 +7,7 @@ guest.  Where ping sockets are not allowed, that is said once and pings are drop
 import logging
 import socket
 from asyncio import AbstractEventLoop
+from functools import partial
 
 from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.mapping import Mapping
@@ -28,10 +29,9 @@ class EchoFlows:
 
     def __init__(self, stack: Stack, loop: AbstractEventLoop, destinations: Destinations) -> None:
         self.sessions: MappingTable[tuple[bytes, int], EchoSession] = MappingTable(
-            loop, MAX_SESSIONS, SWEEP_INTERVAL
+            loop, MAX_SESSIONS, SWEEP_INTERVAL, partial(EchoSession, loop, stack.ip)
         )
         self._stack = stack
-        self._loop = loop
         self._destinations = destinations
         self._warned = False
         stack.ip.forward_echo = self._forward
@@ -42,15 +42,11 @@ class EchoFlows:
         if host is None:
             self._stack.ip.send_unreachable(packet, icmp.ADMIN_PROHIBITED)
             return
-        key = (packet.source, request.identifier)
-        session = self.sessions.use(key, now)
-        if session is None:
-            try:
-                session = EchoSession(self._loop, self._stack.ip, packet.station, *key)
-            except OSError as error:
-                self._warn(error)
-                return
-            self.sessions.add(key, session, now)
+        try:
+            session = self.sessions.use((packet.source, request.identifier), packet.station, now)
+        except OSError as error:
+            self._warn(error)
+            return
         session.send(request, host)
 
     def _warn(self, error: OSError) -> None:
@@ -72,14 +68,13 @@ class EchoSession(Mapping):
     __slots__ = ("_guest", "_identifier")
 
     def __init__(
-        self, loop: AbstractEventLoop, ip: Ip, station: Station, guest: bytes, identifier: int
+        self, loop: AbstractEventLoop, ip: Ip, station: Station, key: tuple[bytes, int]
     ) -> None:
         sock = socket.socket(
             socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP
         )
         super().__init__(loop, ip, station, sock, IDLE_TIMEOUT)
-        self._guest = guest
-        self._identifier = identifier
+        self._guest, self._identifier = key
 
     def send(self, request: EchoRequest, host: str) -> None:
         """Send a guest's ping to `host`; the kernel puts its own identifier in."""

@@ -65,7 +65,6 @@ class Mapping(ABC):
             except OSError as error:
                 # An earlier datagram's error is reported here as well: then this one was not sent.
                 if self._report_errors():
-                    self._poll_again()
                     continue
                 code = code_for(error.errno or 0)
                 if code is not None:
@@ -73,6 +72,12 @@ class Mapping(ABC):
             return
 
     def _readable(self) -> None:
+        self._receive()
+        # libuv stops polling a descriptor that had an error, and does not say so.
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.add_reader(self._sock.fileno(), self._readable)
+
+    def _receive(self) -> None:
         peers = self._peers
         for _ in range(READS_PER_WAKEUP):
             try:
@@ -81,16 +86,10 @@ class Mapping(ABC):
                 return
             except OSError:
                 self._report_errors()
-                self._poll_again()
                 return
             source = peers.get(host)
             if source is not None:
                 self._arrived(payload, source, port)
-
-    def _poll_again(self) -> None:
-        """Start polling, which libuv stops for a descriptor that had an error, whoever saw it."""
-        self._loop.remove_reader(self._sock.fileno())
-        self._loop.add_reader(self._sock.fileno(), self._readable)
 
     def _report_errors(self) -> bool:
         """Pass on what ICMP told the host; say whether there was anything.

@@ -6,10 +6,11 @@ for longest gives way.  One timer serves the table, and none while it is empty.
 
 from asyncio import AbstractEventLoop, TimerHandle
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from gvproxy.flows.mapping import Mapping
+from gvproxy.stack.port import Station
 
 K = TypeVar("K", bound=Hashable)
 M = TypeVar("M", bound=Mapping)
@@ -18,11 +19,18 @@ M = TypeVar("M", bound=Mapping)
 class MappingTable(Generic[K, M]):
     """Entries in the order of their last use."""
 
-    def __init__(self, loop: AbstractEventLoop, limit: int, sweep_interval: float) -> None:
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        limit: int,
+        sweep_interval: float,
+        make: Callable[[Station, K], M],
+    ) -> None:
         """Looks every `sweep_interval` seconds for what has been idle."""
         self._loop = loop
         self._limit = limit
         self._interval = sweep_interval
+        self._make = make
         self._entries: OrderedDict[K, M] = OrderedDict()
         self._timer: TimerHandle | None = None
         self.evicted = 0
@@ -30,23 +38,24 @@ class MappingTable(Generic[K, M]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def use(self, key: K, now: float) -> M | None:
-        """Return the entry for `key`, as used now."""
-        entry = self._entries.get(key)
-        if entry is not None:
-            entry.used = now
-            self._entries.move_to_end(key)
-        return entry
+    def use(self, key: K, station: Station, now: float) -> M:
+        """Return the entry for `key`, as used now; raises OSError where it cannot be made.
 
-    def add(self, key: K, entry: M, now: float) -> None:
-        """Put a new entry in, in place of the one unused for longest when the table is full."""
-        if len(self._entries) >= self._limit:
-            self.evicted += 1
-            self._entries.popitem(last=False)[1].close()
+        A new one takes the place of the one unused for longest when the table is full.
+        """
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._make(station, key)
+            if len(self._entries) >= self._limit:
+                self.evicted += 1
+                self._entries.popitem(last=False)[1].close()
+            self._entries[key] = entry
+            if self._timer is None:
+                self._timer = self._loop.call_later(self._interval, self._sweep)
+        else:
+            self._entries.move_to_end(key)
         entry.used = now
-        self._entries[key] = entry
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._interval, self._sweep)
+        return entry
 
     def remove(self, key: K) -> None:
         """End one entry."""

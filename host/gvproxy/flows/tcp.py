@@ -93,6 +93,12 @@ class TcpFlows:
             self._complaint.warn(now, "no connection to the guest: %s", error)
             flow.discard(reset=True)
 
+    def nobody_answers(self, connection: Connection, now: float) -> None:
+        """Say that there is no guest where a published port leads."""
+        path: TcpPath = connection.path  # type: ignore[assignment]
+        guest = socket.inet_ntoa(path.guest)
+        self._complaint.warn(now, "a connection is reset: no guest answers at %s", guest)
+
     def close(self) -> None:
         """Reset every flow on both of its sides."""
         now = self.loop.time()
@@ -222,8 +228,10 @@ class TcpFlow:
         self._pump(now)
 
     def ended(self, end: End, now: float) -> None:
-        self.connection = None
+        connection, self.connection = self.connection, None
         self._stop_reading()
+        if end is End.UNREACHABLE and connection is not None:
+            self._flows.nobody_answers(connection, now)
         if end is not End.DONE:
             self.discard(reset=True)
         elif self._pending is None:

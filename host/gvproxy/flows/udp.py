@@ -8,6 +8,7 @@ own datagrams keep the mapping alive (REQ-6).  After a silence it is made anew.
 import logging
 import socket
 from asyncio import AbstractEventLoop
+from functools import partial
 
 from gvproxy.complaint import Complaint
 from gvproxy.flows.destinations import Destinations
@@ -36,10 +37,9 @@ class UdpFlows:
         limit: int = MAX_MAPPINGS,
     ) -> None:
         self.mappings: MappingTable[tuple[bytes, int], UdpMapping] = MappingTable(
-            loop, limit, SWEEP_INTERVAL
+            loop, limit, SWEEP_INTERVAL, partial(UdpMapping, loop, stack.udp)
         )
         self._stack = stack
-        self._loop = loop
         self._destinations = destinations
         self._complaint = Complaint(log)
         stack.udp.forward = self._forward
@@ -50,15 +50,11 @@ class UdpFlows:
         if host is None:
             self._stack.ip.send_unreachable(packet, icmp.ADMIN_PROHIBITED)
             return
-        key = (packet.source, datagram.source_port)
-        mapping = self.mappings.use(key, now)
-        if mapping is None:
-            try:
-                mapping = UdpMapping(self._loop, self._stack.udp, packet.station, *key)
-            except OSError as error:
-                self._complaint.warn(now, "no socket for UDP of a guest: %s", error.strerror)
-                return
-            self.mappings.add(key, mapping, now)
+        try:
+            mapping = self.mappings.use((packet.source, datagram.source_port), packet.station, now)
+        except OSError as error:
+            self._complaint.warn(now, "no socket for UDP of a guest: %s", error.strerror)
+            return
         mapping.send(datagram, host)
 
     def close(self) -> None:
@@ -72,14 +68,13 @@ class UdpMapping(Mapping):
     __slots__ = ("_guest", "_port", "_udp")
 
     def __init__(
-        self, loop: AbstractEventLoop, stack_udp: Udp, station: Station, guest: bytes, port: int
+        self, loop: AbstractEventLoop, stack_udp: Udp, station: Station, key: tuple[bytes, int]
     ) -> None:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         sock.bind(("", 0))
         super().__init__(loop, stack_udp.ip, station, sock, IDLE_TIMEOUT)
         self._udp = stack_udp
-        self._guest = guest
-        self._port = port
+        self._guest, self._port = key
 
     def send(self, datagram: Datagram, host: str) -> None:
         """Send a guest's datagram to `host`."""

@@ -60,6 +60,7 @@ class StreamPort:
     ) -> None:
         """`closed` is called with the reason when the guest has gone, once."""
         self.number = -1
+        self.attached = False
         self.offset = framing.offset
         self.offload = int(offload)
         self.congested = False

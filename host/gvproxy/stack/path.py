@@ -88,6 +88,10 @@ class TcpPath:
     def congested(self) -> bool:
         return self.station is not None and self.station.port.congested
 
+    @property
+    def known(self) -> bool:
+        return self.station is not None and self.station.port.attached
+
     def verify(self, frame: memoryview, start: int, end: int) -> bool:
         """Check the checksum of a segment that stands at `start` to `end` of `frame`."""
         length = end - start

@@ -9,6 +9,8 @@ class Port(Protocol):
 
     number: int
     """Given by `Switch.attach`."""
+    attached: bool
+    """From `Switch.attach` to `Switch.detach`."""
     offset: int
     """Where Ethernet begins in the frames it hands in: behind a virtio-net header, or at 0."""
     offload: int

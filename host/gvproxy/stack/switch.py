@@ -35,6 +35,7 @@ class Switch:
     def attach(self, port: Port) -> None:
         """Give the port its number and let frames flow to it."""
         port.number = next(self._numbers)
+        port.attached = True
         self.ports[port.number] = port
 
     def detach(self, port: Port) -> None:
@@ -43,6 +44,7 @@ class Switch:
         Its stations stay until they age: whoever refers to one finds its guest again as soon as
         that speaks through another port.
         """
+        port.attached = False
         del self.ports[port.number]
 
     def table(self) -> dict[bytes, int]:
@@ -50,7 +52,7 @@ class Switch:
         return {
             mac: station.port.number
             for mac, station in self.stations.items()
-            if station.port.number in self.ports
+            if station.port.attached
         }
 
     def learn(self, mac: bytes, port: Port, now: float) -> Station | None:
@@ -75,7 +77,7 @@ class Switch:
             return
         self._aged_at = now
         for mac, station in list(self.stations.items()):
-            if station.seen + AGEING < now or station.port.number not in self.ports:
+            if station.seen + AGEING < now or not station.port.attached:
                 del self.stations[mac]
 
     def forward(self, port: Port, frame: memoryview) -> None:

@@ -106,6 +106,10 @@ class Path(Protocol):
     def congested(self) -> bool:
         """True while the way is full and new data should wait."""
 
+    @property
+    def known(self) -> bool:
+        """False while nobody is there to send to; what is sent meanwhile is lost."""
+
     def send(
         self,
         seq: int,

@@ -8,6 +8,8 @@ from gvproxy.tcp.rtt import MAX_RTO
 from gvproxy.wire import tcp as wire
 
 SYN_RETRIES = 6  # Linux: tcp_syn_retries
+ARP_RETRIES = 1
+"""SYNs sent again to an address nobody answers for: three seconds (Linux: mcast_solicit)."""
 RETRIES = 12
 """Retransmissions before the guest counts as gone: nearly five minutes (RFC 9293 §3.8.3, R2)."""
 FIN_WAIT_2_TIME = 60.0  # Linux: tcp_fin_timeout
@@ -39,12 +41,16 @@ def expire(c: Connection, now: float) -> None:
 def _retransmit(c: Connection, now: float) -> None:
     c.retries += 1
     c.counters.timeouts += 1
-    if c.retries > (SYN_RETRIES if c.state in (State.SYN_SENT, State.SYN_RECEIVED) else RETRIES):
+    opening = c.state in (State.SYN_SENT, State.SYN_RECEIVED)
+    if c.state is State.SYN_SENT and c.retries > ARP_RETRIES and not c.path.known:
+        output.close(c, End.UNREACHABLE, now)
+        return
+    if c.retries > (SYN_RETRIES if opening else RETRIES):
         output.reset(c)
         output.close(c, End.TIMED_OUT, now)
         return
     c.timed_seq = -1
-    if c.state in (State.SYN_SENT, State.SYN_RECEIVED):
+    if opening:
         c.rtt.back_off()
         output.emit_syn(c, now)
         return

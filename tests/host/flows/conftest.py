@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import pytest
 import uvloop
 
+from tests.manual_loop import ManualLoop
+
 from .guest import Guest
-from .manual_loop import ManualLoop
 
 
 @pytest.fixture(scope="session", autouse=True)

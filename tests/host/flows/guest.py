@@ -19,8 +19,7 @@ from gvproxy.stack.udp import Datagram
 from gvproxy.tcp import calls
 from gvproxy.tcp.connection import Connection, End
 from taplink.vnet import Offload
-
-from .manual_loop import ManualLoop
+from tests.manual_loop import ManualLoop
 
 GATEWAY, GUEST, HOST, OUTSIDE, METADATA = map(
     socket.inet_aton,
@@ -35,7 +34,7 @@ class Cable:
 
     def __init__(self, loop: ManualLoop, there: Stack) -> None:
         self.number, self.offset, self.offload = -1, 12, _ALL
-        self.congested = False
+        self.congested = self.attached = False
         self.other: Cable
         self._loop = loop
         self._there = there

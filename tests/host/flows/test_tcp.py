@@ -431,6 +431,19 @@ def test_a_guest_that_refuses(guest: Guest) -> None:
         assert is_reset(client)
 
 
+def test_a_guest_that_is_not_there(guest: Guest, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        here, _ = server.accept()
+    with client:
+        guest.tcp.dial(here, socket.inet_aton("192.168.127.99"), 22)
+        for _ in range(3):
+            guest.tick(1)
+        assert not guest.tcp.open
+        assert is_reset(client)
+    assert "no guest answers at 192.168.127.99" in caplog.text
+
+
 def test_no_port_left_toward_the_guest(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError("no free port toward the guest")

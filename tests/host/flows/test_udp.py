@@ -14,9 +14,9 @@ from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.errqueue import NetworkError
 from gvproxy.flows.udp import UdpFlows
 from gvproxy.wire import icmp
+from tests.manual_loop import ManualLoop
 
 from .guest import GUEST, HOST, METADATA, OUTSIDE, Guest
-from .manual_loop import ManualLoop
 
 PORT = 5000
 
@@ -188,6 +188,37 @@ def test_errors_wake_the_loop_every_time(
             assert len(errors) == 3
         finally:
             guest.host.ip.send_error, guest.host.udp.send = send_error, send  # type: ignore[method-assign]
+            flows.close()
+
+    with asyncio.Runner(loop_factory=runner) as running:
+        running.run(scenario())
+    guest.close()
+
+
+@pytest.mark.parametrize("runner", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_answers_arrive_between_errors(
+    closed_port: int, peer: socket.socket, runner: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """The error is often seen while sending, before the loop tells: it must poll all the same."""
+    manual = ManualLoop()
+    guest = Guest(manual)
+    got = guest.bind(PORT)
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        flows = UdpFlows(guest.host, loop, guest.udp._destinations)
+        try:
+            for number_sent in range(1, 31):
+                for port in (closed_port, number(peer), closed_port, closed_port):
+                    guest.send_to(HOST, port, b"x", PORT)
+                manual.run()
+                data, source = peer.recvfrom(10)
+                peer.sendto(data, source)
+                async with asyncio.timeout(10):
+                    while len(got) < number_sent:
+                        await asyncio.sleep(0)
+                        manual.run()
+        finally:
             flows.close()
 
     with asyncio.Runner(loop_factory=runner) as running:

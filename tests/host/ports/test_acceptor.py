@@ -10,7 +10,7 @@ import pytest
 
 from gvproxy.complaint import INTERVAL
 from gvproxy.ports.acceptor import ACCEPTS_PER_WAKEUP, FULL_PAUSE, Acceptor
-from tests.host.flows.manual_loop import ManualLoop
+from tests.manual_loop import ManualLoop
 
 
 class Bench:

@@ -10,7 +10,7 @@ import pytest
 from gvproxy.ports import reception as module
 from gvproxy.ports.reception import Reception
 from taplink.upgrade import Request
-from tests.host.flows.manual_loop import ManualLoop
+from tests.manual_loop import ManualLoop
 
 CONNECT = b"POST /connect HTTP/1.1\r\nHost: gvproxy\r\n\r\n"
 GET = b"GET /stats?x=1 HTTP/1.1\r\nHost: gvproxy\r\n\r\n"

@@ -12,7 +12,7 @@ from gvproxy.ports.stream import PortCounters, StreamPort
 from taplink import vnet
 from taplink.framing import HYPERKIT, TAPLINK, Framing
 from taplink.vnet import Offload
-from tests.host.flows.manual_loop import ManualLoop
+from tests.manual_loop import ManualLoop
 
 
 class FakeStack:

@@ -14,8 +14,7 @@ from gvproxy.config import configure
 from gvproxy.services.dns import DnsServer
 from gvproxy.services.resolvconf import ResolvConf
 from gvproxy.services.resolver import TIMEOUT, Resolver
-
-from .manual_loop import ManualLoop
+from tests.manual_loop import ManualLoop
 
 
 class Upstream:

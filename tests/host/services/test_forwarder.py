@@ -9,8 +9,7 @@ import pytest
 
 from gvproxy import errors
 from gvproxy.services.forwarder import Forwarder
-
-from .manual_loop import ManualLoop
+from tests.manual_loop import ManualLoop
 
 GUEST = "192.168.127.2"
 PACKED = bytes((192, 168, 127, 2))

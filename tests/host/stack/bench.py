@@ -34,7 +34,7 @@ class Port:
         self.number = -1
         self.offset = vnet.SIZE if (bool(offload) if header is None else header) else 0
         self.offload = int(offload)
-        self.congested = False
+        self.congested = self.attached = False
         self.sent: list[tuple[bytes, bytes]] = []
 
     def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:

@@ -213,17 +213,39 @@ def test_opening_toward_a_guest_asks_for_it_first() -> None:
     assert user.told == ["established"]
 
 
-def test_opening_asks_again_when_nobody_answers() -> None:
-    bench, user = Bench(), User()
-    bench.stack.connections.open(user, GUEST, 22, bench.now)
-    asked = len(bench.port.take())
+def run_out(bench: Bench) -> float:
+    """Let the timers go off until none is left; return the seconds that took."""
+    began = bench.now
     while bench.stack.connections.deadline < float("inf"):
         bench.now = bench.stack.connections.deadline
         bench.stack.run_timers(bench.now)
-        asked += len(bench.port.take())
-    assert asked > 3
-    assert user.told == ["TIMED_OUT"]
     assert not bench.stack.connections.find
+    return bench.now - began
+
+
+def test_opening_asks_again_when_nobody_answers() -> None:
+    bench, user = Bench(), User()
+    bench.stack.connections.open(user, GUEST, 22, bench.now)
+    assert run_out(bench) == 3
+    assert user.told == ["UNREACHABLE"]
+    assert [request.data.tpa for request in bench.sent()] == [GUEST] * 2
+
+
+def test_opening_to_a_guest_that_has_gone() -> None:
+    bench, user = Bench(), User()
+    bench.meet()
+    bench.stack.detach(bench.port, bench.now)
+    bench.stack.connections.open(user, GUEST, 22, bench.now)
+    assert run_out(bench) == 3
+    assert user.told == ["UNREACHABLE"]
+
+
+def test_opening_to_a_guest_that_is_silent() -> None:
+    bench, user = Bench(), User()
+    bench.meet()
+    bench.stack.connections.open(user, GUEST, 22, bench.now)
+    assert run_out(bench) > 60
+    assert user.told == ["TIMED_OUT"]
 
 
 def test_opening_to_a_known_guest_is_refused_there() -> None:

@@ -55,6 +55,7 @@ class Bench:
     now: float = 1000.0
     predicting: bool = False
     congested: bool = False
+    known: bool = True
     keeping: bool = False
     """The user keeps what it receives instead of being done with it at once."""
     log: list[Sent | Told] = field(default_factory=list)
@@ -214,6 +215,8 @@ class Bench:
             if self.waiting and not self.congested:
                 self.waiting = False
                 output.flush(c, now)
+        elif name in ("vanish", "appear"):
+            self.known = name == "appear"
         elif name.startswith("on_"):
             self.calls[name[3:]] = " ".join(arguments)
         elif name == "drop":

@@ -5,6 +5,7 @@ only: nothing depends on how long that takes.
 """
 
 import select
+import socket
 from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable
@@ -39,12 +40,13 @@ class ManualLoop:
     def time(self) -> float:
         return self.now
 
-    def add_reader(self, fd: int, callback: Callable[..., None], *args: object) -> None:
-        self.readers[fd] = lambda: callback(*args)
+    def add_reader(
+        self, file: int | socket.socket, callback: Callable[..., None], *args: object
+    ) -> None:
+        self.readers[_descriptor(file)] = lambda: callback(*args)
 
-    def remove_reader(self, fd: int) -> bool:
-        assert fd >= 0
-        return self.readers.pop(fd, None) is not None
+    def remove_reader(self, file: int | socket.socket) -> bool:
+        return self.readers.pop(_descriptor(file), None) is not None
 
     def add_writer(self, fd: int, callback: Callable[..., None], *args: object) -> None:
         self.writers[fd] = lambda: callback(*args)
@@ -120,3 +122,9 @@ class ManualLoop:
             timer.callback()
             self.run()
         self.now = end
+
+
+def _descriptor(file: int | socket.socket) -> int:
+    descriptor = file if isinstance(file, int) else file.fileno()
+    assert descriptor >= 0
+    return descriptor
