@@ -12,7 +12,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 
 from taplink import flags
-from taplink.endpoint import parse as parse_endpoint
+from taplink.endpoint import parse_peer
 from taplink.flags import checked
 from taplink.tap import TapError, check_name
 from vsock_tap import config
@@ -39,7 +39,7 @@ def _parser() -> flags.Parser:
     add = parser.add_argument
     add(
         "--url",
-        type=checked(parse_endpoint),
+        type=checked(parse_peer),
         default=config.DEFAULT_URL,
         help=f"where the host listens: vsock://, unix:// or tcp:// ({config.DEFAULT_URL})",
     )

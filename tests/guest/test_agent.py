@@ -320,8 +320,6 @@ def test_a_tap_that_is_removed(lab: Lab) -> None:
         (["-iface", "lo"], "lo: the interface exists already"),
         (["-iface", "lo", "-preexisting"], "lo: the interface is not a tap"),
         (["-iface", "tap9", "-preexisting"], "tap9: there is no such interface"),
-        (["-url", "unixgram:///x"], "unixgram:///x: unixgram:// is not supported yet"),
-        (["-url", "vsock://:1024"], "no CID to connect to"),
     ],
 )
 def test_what_cannot_work_is_one_line(lab: Lab, flags: list[str], reason: str) -> None:
