@@ -197,6 +197,8 @@ class Agent:
         tap.set_offload(agreed.offload)
         names = format_offload(agreed.offload) or "no offloads"
         log.info("linked to %s: %s, %s", self._config.endpoint, agreed.framing.name, names)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         session = Session(tap, link, self._client, self._leases)
         session.start()
         self._session = session
@@ -211,10 +213,8 @@ class Agent:
         finally:
             self._session = None
             session.stop()
-            counters = session.relay.counters
-            if counters.to_tap:
-                backoff.reset()
-            log.debug("relayed %s", counters)
+            backoff.link_ended(loop.time() - began)
+            log.debug("relayed %s", session.relay.counters)
         raise AssertionError("a relay ends by an error")
 
     # Leases

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -31,6 +32,7 @@ from tests.lab.namespace import Namespace
 from tests.lab.network import temporary_folder
 from tests.lab.programs import Agent
 from tests.lab.wait import NotYetError, until
+from vsock_tap.link import FIRST_DELAY
 
 pytestmark = pytest.mark.root
 ADDRESS = "192.168.127.2"
@@ -164,6 +166,19 @@ def test_nothing_changes_while_the_link_is_away(lab: Lab) -> None:
         assert guest.frame(is_arp_reply)[22:28] == MAC
         assert lab.picture() == before
     assert agent.process.log.read_text().count("lease 192.168.127.2/24 from") == 1
+    agent.process.stop()
+
+
+def test_a_host_that_closes_after_a_frame_is_not_called_at_full_speed(lab: Lab) -> None:
+    agent, guest = lab.bound()
+    begin = time.monotonic()
+    for _ in range(4):
+        guest.send(ask(ADDRESS))
+        guest.frame(is_arp_reply)
+        guest.close()
+        guest = lab.host.accept()
+    shortest = sum(FIRST_DELAY * 2**number / 2 for number in range(4))
+    assert time.monotonic() - begin >= shortest
     agent.process.stop()
 
 
