@@ -270,17 +270,23 @@ class Agent:
             if self._resolv_conf.restore():
                 log.info("%s is restored: %s", self._config.resolv_conf, why)
         except OSError as error:
-            log.error("%s is not restored: %s", self._config.resolv_conf, _describe(error))
+            log.error(
+                "%s is not restored: %s; the original is kept in %s",
+                self._config.resolv_conf,
+                _describe(error),
+                self._resolv_conf.state_directory,
+            )
 
     # The end
 
     async def _clean_up(self) -> None:
-        if self._client is not None:
-            try:
+        try:
+            if self._client is not None:
                 await self._network.clear()
-            except AgentError as error:
-                log.debug("nothing to remove: %s", error)
-        self._restore_resolv_conf("the agent ends")
+        except AgentError as error:
+            log.debug("nothing to remove: %s", error)
+        finally:
+            self._restore_resolv_conf("the agent ends")
 
     def _status(self, text: str) -> None:
         self._notify(f"STATUS={text}")
