@@ -1,6 +1,8 @@
 """The real agent in a namespace, attached to a scripted host: what it sets up, keeps, removes."""
 
+import functools
 import json
+import re
 import struct
 import time
 from collections.abc import Iterator
@@ -221,6 +223,57 @@ def test_the_lease_is_renewed(lab: Lab) -> None:
     guest.send(answer(request, ACK))
     agent.process.stop()
     assert kind_of(guest.dhcp()) == RELEASE
+
+
+def test_a_route_that_was_lost_comes_back_with_the_renewal(lab: Lab) -> None:
+    often = {58: struct.pack(">I", 1), 59: struct.pack(">I", 2)}
+    agent = lab.agent()
+    guest = lab.host.accept()
+    guest.lease(options=often)
+    before = agent.wait()
+    lab.machine.run("ip", "link", "set", "tap0", "down")
+    lab.machine.run("ip", "link", "set", "tap0", "up")
+    assert "default" not in lab.machine.run("ip", "-4", "route", "show")
+    guest.send(answer(guest.dhcp(), ACK, options=often))
+    assert agent.wait() == before
+    assert agent.process.log.read_text().count("default route by") == 1
+    agent.process.stop()
+
+
+def test_a_lease_that_is_no_use(lab: Lab) -> None:
+    agent = lab.agent()
+    guest = lab.host.accept()
+    guest.send(answer(guest.dhcp(), OFFER, "240.0.0.1"))
+    agent.process.wait_for("ignored, OFFER of 240.0.0.1: no address of a host in 240.0.0.0/24")
+    guest.lease(options={3: IPv4Address("192.168.127.255").packed})
+    agent.process.wait_for("no default route (the lease has no router in 192.168.127.0/24)")
+    assert "None" not in agent.process.log.read_text()
+    agent.process.stop()
+
+
+def test_a_lease_the_kernel_refuses(lab: Lab) -> None:
+    agent = lab.agent("-debug")
+    guest = lab.host.accept()
+    lab.machine.run("ip", "link", "set", "tap0", "down")
+
+    def refused(times: int) -> None:
+        log = agent.process.log.read_text()
+        if log.count(f"lease {ADDRESS}/24 from {SERVER}, 3600 s cannot be used: tap0: ") < times:
+            raise NotYetError("it is not refused")
+        if "inet" in lab.machine.run("ip", "-4", "address", "show", "dev", "tap0"):
+            raise NotYetError("its address is still there")
+
+    for times in (1, 2):
+        guest.lease()
+        until(functools.partial(refused, times), "the lease is refused")
+        guest.close()
+        guest = lab.host.accept()
+    log = agent.process.log.read_text()
+    assert len(re.findall("WARNING lease .* cannot be used", log)) == 1
+    lab.machine.run("ip", "link", "set", "tap0", "up")
+    guest.lease()
+    assert agent.wait().address == f"{ADDRESS}/24"
+    agent.process.stop()
 
 
 def test_the_host_may_come_later(lab: Lab) -> None:
