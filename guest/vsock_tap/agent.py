@@ -24,8 +24,9 @@ from taplink.notify import notifier
 from taplink.tap import Tap, open_tap
 from taplink.vnet import format_offload
 from vsock_tap.config import DEFAULT_MTU, MAX_MTU, MIN_MTU, Config
-from vsock_tap.dhcp import Bound, Client, Event, Lease, Lost
-from vsock_tap.errors import AgentError
+from vsock_tap.dhcp import REFUSED_DELAY, Bound, Client, Event, Ignored, Lost
+from vsock_tap.errors import AgentError, RefusedError
+from vsock_tap.lease import Lease
 from vsock_tap.link import Backoff, Link, open_link
 from vsock_tap.network import Network
 from vsock_tap.relay import Relay
@@ -57,20 +58,20 @@ class Session:
         self.relay.start()
         if self._client is not None:
             self._client.link_up(now=self._loop.time())
-            self._pump()
+            self.pump()
 
     def stop(self) -> None:
         """End; the lease stays with the client."""
         self.relay.stop()
         if self._client is not None:
             self._client.link_down()
-            self._pump()
+            self.pump()
 
     async def release(self) -> None:
         """Give the lease back, as far as the link takes it in time."""
         if self._client is not None:
             self._client.release()
-            self._pump()
+            self.pump()
             try:
                 async with asyncio.timeout(FLUSH_TIMEOUT):
                     await self.relay.flushed()
@@ -81,15 +82,15 @@ class Session:
         assert self._client is not None
         taken = self._client.receive(frame, now=self._loop.time())
         if taken:
-            self._pump()
+            self.pump()
         return taken
 
     def _on_timer(self) -> None:
         assert self._client is not None
         self._client.timer_fired(now=self._loop.time())
-        self._pump()
+        self.pump()
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
         """Carry out what the client wants after something happened to it."""
         client = self._client
         assert client is not None
@@ -117,6 +118,7 @@ class Agent:
         self._notify = notifier()
         self._leases: asyncio.Queue[Event] = asyncio.Queue()
         self._lease: Lease | None = None  # in effect
+        self._complaint = ""  # the last one, of leases
         self._session: Session | None = None
         self._client: Client | None = None
         self._announcement: bytes | None = None
@@ -197,6 +199,8 @@ class Agent:
         tap.set_offload(agreed.offload)
         names = format_offload(agreed.offload) or "no offloads"
         log.info("linked to %s: %s, %s", self._config.endpoint, agreed.framing.name, names)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         session = Session(tap, link, self._client, self._leases)
         session.start()
         self._session = session
@@ -211,10 +215,8 @@ class Agent:
         finally:
             self._session = None
             session.stop()
-            counters = session.relay.counters
-            if counters.to_tap:
-                backoff.reset()
-            log.debug("relayed %s", counters)
+            backoff.link_ended(loop.time() - began)
+            log.debug("relayed %s", session.relay.counters)
         raise AssertionError("a relay ends by an error")
 
     # Leases
@@ -227,27 +229,64 @@ class Agent:
                     await self._bind(lease)
                 case Lost(reason):
                     await self._unbind(reason)
+                case Ignored(reason):
+                    self._complain(f"the server's answer is ignored, {reason}")
 
     async def _bind(self, lease: Lease) -> None:
-        if lease == self._lease:
+        """Put a lease into effect; one that is already is checked, for a route is easily lost."""
+        renewed = lease == self._lease
+        mtu = self._mtu(lease)
+        address = IPv4Interface((lease.address, lease.prefix_length))
+        try:
+            if not renewed:
+                await self._network.set_mtu(mtu)
+            await self._network.configure(address, lease.router)
+        except RefusedError as error:
+            if renewed:
+                self._complain(f"lease {lease} is only partly in effect: {error}")
+            else:
+                await self._refuse(lease, error)
+            return
+        self._complaint = ""
+        if renewed:
             log.debug("lease %s again", lease)
             return
         log.info("lease %s", lease)
-        mtu = self._mtu(lease)
-        await self._network.set_mtu(mtu)
-        address = IPv4Interface((lease.address, lease.prefix_length))
-        await self._network.configure(address, lease.router)
-        log.info("address %s, default route by %s, MTU %d", address, lease.router, mtu)
+        route = f"default route by {lease.router}"
+        if lease.router is None:
+            route = f"no default route (the lease has no router in {address.network})"
+        log.info("address %s, %s, MTU %d", address, route, mtu)
         self._lease = lease
         self._write_resolv_conf(lease)
         self._notify("READY=1")
         self._status(f"lease {lease}")
 
+    async def _refuse(self, lease: Lease, error: RefusedError) -> None:
+        """Do without a lease the kernel does not take, until the client has another one."""
+        again = f"asking again every {REFUSED_DELAY:.0f} s"
+        self._complain(f"lease {lease} cannot be used: {error}; {again}")
+        assert self._client is not None
+        self._client.refuse(lease, now=asyncio.get_running_loop().time())
+        if self._session is not None:
+            self._session.pump()
+        await self._remove_lease()
+
     async def _unbind(self, reason: str) -> None:
         log.warning("the lease is lost: %s", reason)
+        await self._remove_lease()
+
+    async def _remove_lease(self) -> None:
         self._lease = None
-        await self._network.clear()
         self._status("no lease")
+        try:
+            await self._network.clear()
+        except RefusedError as error:
+            log.warning("address and route are not removed: %s", error)
+
+    def _complain(self, text: str) -> None:
+        """Log a warning, once: a server that gives bad leases is asked again and again."""
+        log.log(logging.DEBUG if text == self._complaint else logging.WARNING, "%s", text)
+        self._complaint = text
 
     def _mtu(self, lease: Lease) -> int:
         """Return the lease's MTU, or less if the command line says less."""
@@ -270,17 +309,23 @@ class Agent:
             if self._resolv_conf.restore():
                 log.info("%s is restored: %s", self._config.resolv_conf, why)
         except OSError as error:
-            log.error("%s is not restored: %s", self._config.resolv_conf, _describe(error))
+            log.error(
+                "%s is not restored: %s; the original is kept in %s",
+                self._config.resolv_conf,
+                _describe(error),
+                self._resolv_conf.state_directory,
+            )
 
     # The end
 
     async def _clean_up(self) -> None:
-        if self._client is not None:
-            try:
+        try:
+            if self._client is not None:
                 await self._network.clear()
-            except AgentError as error:
-                log.debug("nothing to remove: %s", error)
-        self._restore_resolv_conf("the agent ends")
+        except AgentError as error:
+            log.debug("nothing to remove: %s", error)
+        finally:
+            self._restore_resolv_conf("the agent ends")
 
     def _status(self, text: str) -> None:
         self._notify(f"STATUS={text}")

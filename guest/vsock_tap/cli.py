@@ -12,7 +12,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 
 from taplink import flags
-from taplink.endpoint import parse as parse_endpoint
+from taplink.endpoint import parse_peer
 from taplink.flags import checked
 from taplink.tap import TapError, check_name
 from vsock_tap import config
@@ -39,7 +39,7 @@ def _parser() -> flags.Parser:
     add = parser.add_argument
     add(
         "--url",
-        type=checked(parse_endpoint),
+        type=checked(parse_peer),
         default=config.DEFAULT_URL,
         help=f"where the host listens: vsock://, unix:// or tcp:// ({config.DEFAULT_URL})",
     )
@@ -88,16 +88,14 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
 
 def main() -> None:
     """Run the agent until SIGTERM or SIGINT."""
-    settings = parse_arguments(sys.argv[1:])
-    _set_up_log(settings.debug)
-    for _, name in socket.if_nameindex():
-        if name in settings.stop_if_exist:
-            log.info("the interface %s exists: nothing to do", name)
-            return
-    try:
+    with flags.errors_in_one_line(PROGRAM, log, AgentError, TapError):
+        settings = parse_arguments(sys.argv[1:])
+        _set_up_log(settings.debug)
+        for _, name in socket.if_nameindex():
+            if name in settings.stop_if_exist:
+                log.info("the interface %s exists (-stop-if-exist): nothing to do", name)
+                return
         _run(Agent(settings).run())
-    except (AgentError, TapError) as error:
-        flags.fail(PROGRAM, error)
 
 
 def _run(agent: Coroutine[object, object, None]) -> None:

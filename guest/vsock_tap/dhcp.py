@@ -18,9 +18,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address
 
 from vsock_tap.dhcp_message import ANY, MessageType, Option, Reply, parse_reply, request
+from vsock_tap.lease import Lease, LeaseError, read_lease
 
 FIRST_DELAY = 1.0
 """Seconds until a message is repeated, doubling each time."""
@@ -31,10 +32,8 @@ MAX_ATTEMPTS = 4
 """REQUESTs without an answer before the client begins anew with a DISCOVER (§3.1 item 5)."""
 MIN_RENEWAL_DELAY = 60.0
 """Seconds between two REQUESTs of a renewal, at least (§4.4.5)."""
-MIN_LEASE = 10.0
-"""Seconds; a shorter lease is taken for this long, lest a server keeps the client busy."""
-INFINITE = 0xFFFFFFFF
-"""A lease time that never ends (§3.3)."""
+REFUSED_DELAY = 10.0
+"""Seconds until another lease is asked for in place of one that cannot be used (§3.1 item 5)."""
 
 
 class State(Enum):
@@ -54,24 +53,6 @@ _TAKES_ACK = frozenset({State.REQUESTING, State.REBOOTING, State.RENEWING, State
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
-    """What a server granted; `duration` is in seconds and may be infinite."""
-
-    address: IPv4Address
-    prefix_length: int
-    server: IPv4Address
-    router: IPv4Address | None
-    nameservers: tuple[IPv4Address, ...]
-    search: tuple[str, ...]
-    mtu: int | None
-    duration: float
-
-    def __str__(self) -> str:
-        span = "for ever" if math.isinf(self.duration) else f"{self.duration:.0f} s"
-        return f"{self.address}/{self.prefix_length} from {self.server}, {span}"
-
-
-@dataclass(frozen=True, slots=True)
 class Bound:
     """The lease is granted, anew or again; it may differ from the one held before."""
 
@@ -85,7 +66,14 @@ class Lost:
     reason: str
 
 
-Event = Bound | Lost
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """A server's answer grants nothing that can be used; the client goes on as without it."""
+
+    reason: str
+
+
+Event = Bound | Lost | Ignored
 
 
 class Client:
@@ -153,6 +141,16 @@ class Client:
         self.state = State.INIT
         self._timer = None
 
+    def refuse(self, lease: Lease, *, now: float) -> None:
+        """Give up a lease that the machine cannot use, and ask for one after a while."""
+        # Not by a DECLINE: that is for an address another machine has (§3.1 item 5), and the
+        # server would set aside one address after the other.
+        if lease != self.lease:
+            return
+        self.lease = None
+        if self.state is not State.INIT:
+            self._pause(REFUSED_DELAY, now)
+
     def receive(self, frame: bytes | memoryview, *, now: float) -> bool:
         """Take a frame; returns False when it is not for the client.
 
@@ -198,6 +196,15 @@ class Client:
         self._offer = None
         self._begin(State.SELECTING, now)
 
+    def _pause(self, delay: float, now: float) -> None:
+        """Wait before the next DISCOVER; what arrives until then answers nothing."""
+        self.state = State.SELECTING
+        self._offer = None
+        self._xid = self._rng.getrandbits(32)
+        self._began = now
+        self._attempts = 0
+        self._timer = now + delay
+
     def _begin(self, state: State, now: float) -> None:
         """Enter a state that sends a message of a transaction of its own, and send it."""
         self.state = state
@@ -238,8 +245,7 @@ class Client:
         self._repeat(now)
 
     def _on_ack(self, reply: Reply, now: float) -> None:
-        lease = self._lease(reply)
-        if self.state not in _TAKES_ACK or lease is None:
+        if self.state not in _TAKES_ACK or (lease := self._lease(reply)) is None:
             return
         self.state = State.BOUND
         self.lease = lease
@@ -264,37 +270,19 @@ class Client:
             self._discover(now)
             return
         # A server that offers what it then refuses must not be asked in a tight loop.
-        self._offer = None
-        self.state = State.SELECTING
-        self._timer = now + self._retry_delay()
+        self._pause(self._retry_delay(), now)
 
     def _lose(self, reason: str) -> None:
         self.lease = None
         self._events.append(Lost(reason))
 
     def _lease(self, reply: Reply) -> Lease | None:
-        """Return what a reply grants; None where it lacks what a lease needs."""
-        prefix_length = reply.prefix_length()
-        server = reply.address(Option.SERVER_IDENTIFIER)
-        seconds = reply.number(Option.LEASE_TIME, 4)
-        if prefix_length is None or server is None or seconds is None:
+        """Return what a reply grants; None, with an event that tells why, for what is no use."""
+        try:
+            return read_lease(reply)
+        except LeaseError as error:
+            self._events.append(Ignored(f"{reply.type.name} of {reply.yiaddr}: {error}"))
             return None
-        address = reply.yiaddr
-        if address.is_unspecified or address.is_multicast or address.is_loopback:
-            return None
-        router = reply.address(Option.ROUTER)
-        if router is not None and not _on_link(router, address, prefix_length):
-            router = None
-        return Lease(
-            address=address,
-            prefix_length=prefix_length,
-            server=server,
-            router=router,
-            nameservers=reply.addresses(Option.DOMAIN_NAME_SERVER),
-            search=reply.search_domains(),
-            mtu=reply.number(Option.INTERFACE_MTU, 2),
-            duration=math.inf if seconds == INFINITE else max(float(seconds), MIN_LEASE),
-        )
 
     # Messages: which fields and options, and to whom, is RFC 2131 §4.3.6, table 4
 
@@ -360,8 +348,3 @@ _SENDERS: dict[State, Callable[[Client, int], None]] = {
     State.RENEWING: Client._send_renewing,
     State.REBINDING: Client._send_rebinding,
 }
-
-
-def _on_link(router: IPv4Address, address: IPv4Address, prefix_length: int) -> bool:
-    """Tell whether the kernel can have a route by `router`: one of the address's own network."""
-    return router != address and router in IPv4Interface((address, prefix_length)).network

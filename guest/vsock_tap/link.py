@@ -16,6 +16,9 @@ FIRST_DELAY = 0.1
 """Seconds before the second attempt."""
 LAST_DELAY = 5.0
 """Seconds between attempts, at most: what a restart of the host side may cost."""
+LASTING = LAST_DELAY
+"""Seconds after which a link has worked.  One that ends sooner may be the first of many, and
+connecting at once after one that did not is no more attempts than the longest delay allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +42,10 @@ class Backoff:
         delay, self._delay = self._delay, min(self._delay * 2, LAST_DELAY)
         return delay * self._rng.uniform(0.5, 1.0)
 
-    def reset(self) -> None:
-        """Begin again: the link worked."""
-        self._delay = FIRST_DELAY
+    def link_ended(self, seconds: float) -> None:
+        """Begin again, if the link lasted so long that it worked."""
+        if seconds >= LASTING:
+            self._delay = FIRST_DELAY
 
 
 async def open_link(endpoint: Endpoint, offload: Offload, *, silence: float = SILENCE) -> Link:

@@ -8,6 +8,7 @@ known again after a crash, and what others have set is left alone.
 """
 
 import asyncio
+import errno
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from ipaddress import IPv4Address, IPv4Interface
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from vsock_tap.errors import AgentError
+from vsock_tap.errors import AgentError, RefusedError
 
 METRIC = 500
 """Of the default route: behind a network card's, whose DHCP clients use 100 (NetworkManager) or
@@ -31,7 +32,11 @@ IFF_UP = 1
 
 
 class Network:
-    """One interface, which must exist.  Every method raises AgentError when the kernel refuses."""
+    """One interface.
+
+    Every method raises RefusedError when the kernel refuses, another AgentError when the
+    interface is not there.
+    """
 
     def __init__(self, interface: str) -> None:
         self._interface = interface
@@ -55,7 +60,10 @@ class Network:
         return await asyncio.to_thread(self._mac)
 
     async def configure(self, address: IPv4Interface, router: IPv4Address | None) -> None:
-        """Make these the agent's address and default route, in place of what it set before."""
+        """Make these the agent's address and default route, in place of what it set before.
+
+        What is so already is not touched.
+        """
         await asyncio.to_thread(self._configure, address, router)
 
     async def clear(self) -> None:
@@ -66,12 +74,16 @@ class Network:
     def _netlink(self) -> Iterator[tuple[IPRoute, int]]:
         try:
             index = socket.if_nametoindex(self._interface)
+        except OSError as error:
+            raise AgentError(f"{self._interface}: {error.strerror or error}") from error
+        try:
             with self._busy, IPRoute() as netlink:
                 yield netlink, index
         except NetlinkError as error:
-            raise AgentError(f"{self._interface}: {error.args[1]}") from error
+            kind = AgentError if error.code == errno.ENODEV else RefusedError
+            raise kind(f"{self._interface}: {error.args[1]}") from error
         except OSError as error:
-            raise AgentError(f"{self._interface}: {error.strerror or error}") from error
+            raise RefusedError(f"{self._interface}: {error.strerror or error}") from error
 
     def _set_up(self, mac: str, mtu: int) -> None:
         with self._netlink() as (netlink, index):
@@ -143,11 +155,12 @@ class Network:
     def _routers(self, netlink: IPRoute, index: int) -> set[IPv4Address]:
         """Return the gateways of the agent's own default routes."""
         return {
-            IPv4Address(route.get("gateway"))
+            IPv4Address(gateway)
             for route in netlink.get_routes(oif=index, family=socket.AF_INET)
             if route.get("proto") == RTPROT_DHCP
             and route.get("priority") == METRIC
             and route.get("dst_len") == 0
+            and (gateway := route.get("gateway")) is not None
         }
 
     def _remove_address(self, netlink: IPRoute, index: int, address: IPv4Interface) -> None:

@@ -7,7 +7,7 @@ stays: the agent only replaces what begins with its own first line.
 
 A write is atomic, by a new file renamed over the old one.  In a container /etc/resolv.conf is
 often a bind mount, which cannot be renamed over, or /etc is not writable; then it is written in
-place.
+place.  A symbolic link stays one then, and the file it leads to is what is set aside and put back.
 """
 
 import contextlib
@@ -25,18 +25,22 @@ _IN_PLACE = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class ResolvConf:
-    """One resolv.conf.  Every method raises OSError when the file system refuses."""
+    """One resolv.conf.  Every method raises OSError when the file system refuses.
+
+    `state_directory` is where the original is kept.
+    """
 
     def __init__(self, path: Path, state_directory: Path) -> None:
         self._path = path
         # Two machines may share /run and not /etc: containers and network namespaces do.
         self._name = f"resolv.conf.{os.stat('/proc/self/ns/mnt').st_ino}"
-        self._state = state_directory
+        self.state_directory = state_directory
 
     def write(self, nameservers: Sequence[IPv4Address], search: Sequence[str]) -> None:
         """Let names be looked up at `nameservers`, and unqualified ones in `search` as well."""
-        if not self._is_ours():
-            self._set_aside()
+        ours = self._is_ours()
+        if not ours:
+            self._set_aside(self._path)
         lines = [FIRST_LINE]
         if search:
             lines.append("search " + " ".join(search))
@@ -47,34 +51,47 @@ class ResolvConf:
             path.write_text(text, encoding="ascii")
             path.chmod(0o644)
 
-        if not self._replace(make):
-            self._path.write_text(text, encoding="ascii")
+        if (ours and self._path.is_symlink()) or not self._replace(make):
+            if not ours:
+                self._set_aside(self._target)
+            _overwrite(self._path, text.encode("ascii"))
 
     def restore(self) -> bool:
-        """Put the original back; returns whether there was one to put back."""
-        try:
-            if not self._is_ours():
-                return False
-            if self._absent.exists():
-                self._path.unlink()
-            elif os.path.lexists(self._original):
-                if not self._replace(lambda path: _copy(self._original, path)):
-                    self._path.write_bytes(self._original.read_bytes())
-            else:
-                return False
-        finally:
-            self._forget()
-            with contextlib.suppress(OSError):
-                self._state.rmdir()
+        """Put the original back; returns whether there was one to put back.
+
+        An error leaves it in `state_directory`, for the next agent's beginning.
+        """
+        restored = self._is_ours() and self._put_back()
+        self._forget()
+        with contextlib.suppress(OSError):
+            self.state_directory.rmdir()
+        return restored
+
+    def _put_back(self) -> bool:
+        if self._absent.exists():
+            self._target.unlink()
+        elif os.path.lexists(self._original):
+            # What is renamed over the old file is no link, so one was written through.
+            if self._path.is_symlink() or not self._replace(
+                lambda path: _copy(self._original, path)
+            ):
+                _overwrite(self._path, self._original.read_bytes())
+        else:
+            return False
         return True
 
     @property
+    def _target(self) -> Path:
+        """The file itself, where the path is a link."""
+        return Path(os.path.realpath(self._path))
+
+    @property
     def _original(self) -> Path:
-        return self._state / self._name
+        return self.state_directory / self._name
 
     @property
     def _absent(self) -> Path:
-        return self._state / f"{self._name}.absent"
+        return self.state_directory / f"{self._name}.absent"
 
     def _is_ours(self) -> bool:
         try:
@@ -83,18 +100,18 @@ class ResolvConf:
         except FileNotFoundError:
             return False
 
-    def _set_aside(self) -> None:
+    def _set_aside(self, path: Path) -> None:
         try:
-            self._state.mkdir(mode=0o755, parents=True, exist_ok=True)
-            writable = os.access(self._state, os.W_OK)
+            self.state_directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            writable = os.access(self.state_directory, os.W_OK)
         except PermissionError:
             writable = False
         if not writable:
             # An ordinary user, root only of a namespace: kept, but not found after a crash.
-            self._state = Path(tempfile.mkdtemp(prefix="vsock-tap-"))
+            self.state_directory = Path(tempfile.mkdtemp(prefix="vsock-tap-"))
         self._forget()
-        if os.path.lexists(self._path):
-            _copy(self._path, self._original)
+        if os.path.lexists(path):
+            _copy(path, self._original)
         else:
             self._absent.touch()
 
@@ -127,3 +144,10 @@ def _copy(source: Path, target: Path) -> None:
     owner = source.lstat()
     with contextlib.suppress(OSError):  # EPERM, or EINVAL for an owner unknown to the namespace
         os.chown(target, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def _overwrite(path: Path, data: bytes) -> None:
+    """Write in place, and cut the rest off last: a full disk must leave the old or the new."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644), "wb") as file:
+        file.write(data)
+        file.truncate()

@@ -144,7 +144,7 @@ def configure(
 
 def _endpoints(urls: Sequence[str]) -> tuple[Endpoint, ...]:
     try:
-        endpoints = tuple(endpoint.parse(url) for url in urls)
+        endpoints = tuple(endpoint.parse_listener(url) for url in urls)
     except endpoint.EndpointError as error:
         raise ConfigError(f"listen: {error}") from error
     for index, one in enumerate(endpoints):

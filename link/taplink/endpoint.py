@@ -33,6 +33,8 @@ reset a stream of many small frames that goes over; the bound follows this size.
 _BUFFER_OPTIONS = ((32, socket.SO_SNDBUF), (33, socket.SO_RCVBUF))
 """Each behind its SO_…BUFFORCE (asm-generic/socket.h), which `socket` has no name for."""
 _PORT = re.compile(r"[0-9]{1,10}")
+_EXAMPLES = "vsock://2:1024, unix:///run/gvproxy.sock or tcp://127.0.0.1:1024"
+"""Of each transport there is."""
 
 
 class EndpointError(ValueError):
@@ -48,6 +50,10 @@ class Scheme(StrEnum):
     UNIXPACKET = "unixpacket"
     UNIXGRAM = "unixgram"
     STDIO = "stdio"
+
+
+_ANY_PORT = {(Scheme.TCP, 0), (Scheme.VSOCK, 0xFFFFFFFF)}
+"""What a listener asks for any free port by; vsock's is VMADDR_PORT_ANY (linux/vm_sockets.h)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +77,22 @@ class Endpoint:
         return self.url
 
 
+def parse_peer(url: str) -> Endpoint:
+    """Read the URL of what is to be connected to; raises EndpointError."""
+    endpoint = parse(url)
+    _check_peer(endpoint)
+    return endpoint
+
+
+def parse_listener(url: str) -> Endpoint:
+    """Read the URL of where to listen; raises EndpointError."""
+    endpoint = parse(url)
+    _check_transport(endpoint)
+    return endpoint
+
+
 def parse(url: str) -> Endpoint:
-    """Read an endpoint's URL; raises EndpointError."""
+    """Read any endpoint's URL; raises EndpointError."""
     # urlsplit drops some of these silently, and none of them belongs into a request head.
     if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in url):
         raise EndpointError(f"{url!r}: a URL has no spaces or control characters")
@@ -127,6 +147,11 @@ def _parse_tcp(url: str, authority: str, path: str) -> Endpoint:
         host = host[1:-1]
     elif ":" in host:
         raise EndpointError(f"{url}: an IPv6 address stands in brackets")
+    try:
+        host.encode("idna")  # as `socket` and `asyncio` will
+    except UnicodeError:
+        reason = "each part of a host's name has 1 to 63 characters"
+        raise EndpointError(f"{url}: {reason}, such as tcp://gateway.example:1024") from None
     return Endpoint(
         Scheme.TCP,
         host=host,
@@ -159,6 +184,23 @@ def _socket_path(url: str, quoted: str) -> str:
     return path
 
 
+def _check_transport(endpoint: Endpoint) -> None:
+    if endpoint.scheme not in (Scheme.VSOCK, Scheme.UNIX, Scheme.TCP):
+        reason = f"{endpoint.scheme}:// is not supported yet"
+        raise EndpointError(f"{endpoint}: {reason}; take one such as {_EXAMPLES}")
+
+
+def _check_peer(endpoint: Endpoint) -> None:
+    """Raise EndpointError for what can be listened at, but never connected to."""
+    _check_transport(endpoint)
+    if endpoint.scheme is Scheme.TCP and not endpoint.host:
+        raise EndpointError(f"{endpoint}: no host to connect to, such as tcp://127.0.0.1:1024")
+    if endpoint.scheme is Scheme.VSOCK and endpoint.cid is None:
+        raise EndpointError(f"{endpoint}: no CID to connect to; the host is vsock://2:1024")
+    if (endpoint.scheme, endpoint.port) in _ANY_PORT:
+        raise EndpointError(f"{endpoint}: port {endpoint.port} is any free one; 1024 is a port")
+
+
 # Opening
 
 
@@ -168,15 +210,16 @@ async def connect(endpoint: Endpoint, timeout: float) -> socket.socket:
     `timeout` is in seconds and covers looking up a name.  Raises OSError, TimeoutError among
     them, when the peer cannot be reached now, and EndpointError when it never can.
     """
+    _check_peer(endpoint)
     async with asyncio.timeout(timeout):
         match endpoint.scheme:
             case Scheme.UNIX:
                 return await _connect_unix(endpoint)
             case Scheme.TCP:
                 return await _connect_tcp(endpoint)
-            case Scheme.VSOCK:
-                return await _connect_vsock(endpoint)
-    raise EndpointError(f"{endpoint}: {endpoint.scheme}:// is not supported yet")
+            case _:
+                address = (endpoint.cid, endpoint.port)
+                return await _connect_socket(_vsock_socket(endpoint), address)
 
 
 async def _connect_unix(endpoint: Endpoint) -> socket.socket:
@@ -186,8 +229,6 @@ async def _connect_unix(endpoint: Endpoint) -> socket.socket:
 
 
 async def _connect_tcp(endpoint: Endpoint) -> socket.socket:
-    if not endpoint.host:
-        raise EndpointError(f"{endpoint}: no host to connect to")
     infos = await asyncio.get_running_loop().getaddrinfo(
         endpoint.host, endpoint.port, type=socket.SOCK_STREAM
     )
@@ -202,12 +243,6 @@ async def _connect_tcp(endpoint: Endpoint) -> socket.socket:
         set_no_delay(sock)
         return sock
     raise failure
-
-
-async def _connect_vsock(endpoint: Endpoint) -> socket.socket:
-    if endpoint.cid is None:
-        raise EndpointError(f"{endpoint}: no CID to connect to; 2 is the host")
-    return await _connect_socket(_vsock_socket(endpoint), (endpoint.cid, endpoint.port))
 
 
 async def _connect_socket(sock: socket.socket, address: object) -> socket.socket:
@@ -239,17 +274,16 @@ def listen(endpoint: Endpoint, backlog: int = 1024) -> socket.socket:
     A unix socket has mode 0600 from the moment it exists.  A socket file nobody answers on any
     more is replaced; anything else at that path is left alone and refused.
     """
+    _check_transport(endpoint)
     try:
         match endpoint.scheme:
             case Scheme.UNIX:
                 sock = _bind_unix(endpoint)
             case Scheme.TCP:
                 sock = _bind_tcp(endpoint)
-            case Scheme.VSOCK:
+            case _:
                 cid = VMADDR_CID_ANY if endpoint.cid is None else endpoint.cid
                 sock = _bind(_vsock_socket(endpoint), (cid, endpoint.port))
-            case _:
-                raise EndpointError(f"{endpoint}: {endpoint.scheme}:// is not supported yet")
         sock.listen(backlog)
     except OSError as error:
         raise EndpointError(f"{endpoint}: {error.strerror or error}") from error

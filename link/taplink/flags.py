@@ -6,10 +6,12 @@ status 1.  Which flags there are, and what their values mean, is each program's 
 """
 
 import argparse
+import contextlib
+import logging
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import NoReturn, TypeVar
 
@@ -99,3 +101,21 @@ def fail(program: str, message: object) -> NoReturn:
     line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(message))
     print(f"{program}: {line}", file=sys.stderr)
     sys.exit(1)
+
+
+@contextlib.contextmanager
+def errors_in_one_line(
+    program: str, log: logging.Logger, *expected: type[Exception]
+) -> Iterator[None]:
+    """End the program with status 1 and one line where the body raises an exception.
+
+    `expected` are those whose text the user shall read; any other is a bug, whose traceback goes
+    to `log` at the level DEBUG.
+    """
+    try:
+        yield
+    except expected as error:
+        fail(program, error)
+    except Exception as error:
+        log.debug("an internal error", exc_info=error)
+        fail(program, f"internal error ({type(error).__name__}: {error}); -debug shows where")

@@ -1,7 +1,10 @@
 """The real agent in a namespace, attached to a scripted host: what it sets up, keeps, removes."""
 
+import functools
 import json
+import re
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -31,6 +34,7 @@ from tests.lab.namespace import Namespace
 from tests.lab.network import temporary_folder
 from tests.lab.programs import Agent
 from tests.lab.wait import NotYetError, until
+from vsock_tap.link import FIRST_DELAY
 
 pytestmark = pytest.mark.root
 ADDRESS = "192.168.127.2"
@@ -167,6 +171,19 @@ def test_nothing_changes_while_the_link_is_away(lab: Lab) -> None:
     agent.process.stop()
 
 
+def test_a_host_that_closes_after_a_frame_is_not_called_at_full_speed(lab: Lab) -> None:
+    agent, guest = lab.bound()
+    begin = time.monotonic()
+    for _ in range(4):
+        guest.send(ask(ADDRESS))
+        guest.frame(is_arp_reply)
+        guest.close()
+        guest = lab.host.accept()
+    shortest = sum(FIRST_DELAY * 2**number / 2 for number in range(4))
+    assert time.monotonic() - begin >= shortest
+    agent.process.stop()
+
+
 def test_another_lease_after_the_link_was_away(lab: Lab) -> None:
     agent, guest = lab.bound()
     guest.close()
@@ -206,6 +223,57 @@ def test_the_lease_is_renewed(lab: Lab) -> None:
     guest.send(answer(request, ACK))
     agent.process.stop()
     assert kind_of(guest.dhcp()) == RELEASE
+
+
+def test_a_route_that_was_lost_comes_back_with_the_renewal(lab: Lab) -> None:
+    often = {58: struct.pack(">I", 1), 59: struct.pack(">I", 2)}
+    agent = lab.agent()
+    guest = lab.host.accept()
+    guest.lease(options=often)
+    before = agent.wait()
+    lab.machine.run("ip", "link", "set", "tap0", "down")
+    lab.machine.run("ip", "link", "set", "tap0", "up")
+    assert "default" not in lab.machine.run("ip", "-4", "route", "show")
+    guest.send(answer(guest.dhcp(), ACK, options=often))
+    assert agent.wait() == before
+    assert agent.process.log.read_text().count("default route by") == 1
+    agent.process.stop()
+
+
+def test_a_lease_that_is_no_use(lab: Lab) -> None:
+    agent = lab.agent()
+    guest = lab.host.accept()
+    guest.send(answer(guest.dhcp(), OFFER, "240.0.0.1"))
+    agent.process.wait_for("ignored, OFFER of 240.0.0.1: no address of a host in 240.0.0.0/24")
+    guest.lease(options={3: IPv4Address("192.168.127.255").packed})
+    agent.process.wait_for("no default route (the lease has no router in 192.168.127.0/24)")
+    assert "None" not in agent.process.log.read_text()
+    agent.process.stop()
+
+
+def test_a_lease_the_kernel_refuses(lab: Lab) -> None:
+    agent = lab.agent("-debug")
+    guest = lab.host.accept()
+    lab.machine.run("ip", "link", "set", "tap0", "down")
+
+    def refused(times: int) -> None:
+        log = agent.process.log.read_text()
+        if log.count(f"lease {ADDRESS}/24 from {SERVER}, 3600 s cannot be used: tap0: ") < times:
+            raise NotYetError("it is not refused")
+        if "inet" in lab.machine.run("ip", "-4", "address", "show", "dev", "tap0"):
+            raise NotYetError("its address is still there")
+
+    for times in (1, 2):
+        guest.lease()
+        until(functools.partial(refused, times), "the lease is refused")
+        guest.close()
+        guest = lab.host.accept()
+    log = agent.process.log.read_text()
+    assert len(re.findall("WARNING lease .* cannot be used", log)) == 1
+    lab.machine.run("ip", "link", "set", "tap0", "up")
+    guest.lease()
+    assert agent.wait().address == f"{ADDRESS}/24"
+    agent.process.stop()
 
 
 def test_the_host_may_come_later(lab: Lab) -> None:
@@ -320,8 +388,6 @@ def test_a_tap_that_is_removed(lab: Lab) -> None:
         (["-iface", "lo"], "lo: the interface exists already"),
         (["-iface", "lo", "-preexisting"], "lo: the interface is not a tap"),
         (["-iface", "tap9", "-preexisting"], "tap9: there is no such interface"),
-        (["-url", "unixgram:///x"], "unixgram:///x: unixgram:// is not supported yet"),
-        (["-url", "vsock://:1024"], "no CID to connect to"),
     ],
 )
 def test_what_cannot_work_is_one_line(lab: Lab, flags: list[str], reason: str) -> None:

@@ -73,6 +73,10 @@ WRONG = [
     ["-url", "nonsense"],
     ["-url", "http://2:1024"],
     ["-url", "vsock://2:1024/a b"],
+    ["-url", "tcp://a..b:1"],
+    ["-url", "tcp://:1024"],
+    ["-url", "vsock://:1024"],
+    ["-url", "unixgram:///x"],
     ["-url"],
     ["-url="],
     ["-iface", ""],
@@ -146,7 +150,29 @@ def test_the_command() -> None:
 def test_stop_if_exist() -> None:
     stopped = run("-stop-if-exist", "nope,lo", "-url", "unix:///nonexistent")
     assert stopped.returncode == 0
-    assert "the interface lo exists" in stopped.stderr
+    assert "the interface lo exists (-stop-if-exist): nothing to do" in stopped.stderr
+
+
+_BROKEN = """
+import socket, sys
+from vsock_tap import cli
+def broken():
+    raise RuntimeError("nobody expected this")
+socket.if_nameindex = broken
+sys.argv = ["vsock-tap", *sys.argv[1:]]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_internal_error_is_one_line(debug: bool) -> None:
+    code = [sys.executable, "-c", _BROKEN, *(["-debug"] if debug else [])]
+    done = subprocess.run(code, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (1, "")
+    line = "vsock-tap: internal error (RuntimeError: nobody expected this); -debug shows where"
+    assert done.stderr.splitlines()[-1] == line
+    assert (len(done.stderr.splitlines()) > 1) is debug
+    assert ("Traceback" in done.stderr) is debug
 
 
 def test_the_command_is_light() -> None:

@@ -14,7 +14,7 @@ from taplink.endpoint import parse
 from taplink.framing import HYPERKIT, TAPLINK, LinkError
 from taplink.upgrade import Agreed, UpgradeError, switching_protocols
 from taplink.vnet import Offload
-from vsock_tap.link import FIRST_DELAY, LAST_DELAY, Backoff, Link, open_link
+from vsock_tap.link import FIRST_DELAY, LAST_DELAY, LASTING, Backoff, Link, open_link
 
 TSO = Offload.CSUM | Offload.TSO4 | Offload.TSO6
 
@@ -102,6 +102,14 @@ def test_backoff() -> None:
     backoff = Backoff(random.Random(1))
     for delay in delays:
         assert delay / 2 <= backoff.next() <= delay
-    backoff.reset()
-    assert backoff.next() <= FIRST_DELAY
     assert len({Backoff(random.Random(seed)).next() for seed in range(10)}) == 10
+
+
+def test_only_a_link_that_lasted_ends_the_backoff() -> None:
+    backoff = Backoff(random.Random(1))
+    for _ in range(20):
+        delay = backoff.next()
+        backoff.link_ended(LASTING - 0.1)
+    assert delay >= LAST_DELAY / 2
+    backoff.link_ended(LASTING)
+    assert backoff.next() <= FIRST_DELAY

@@ -1,6 +1,7 @@
 """The interface's settings, against the kernel of a namespace."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable, Coroutine, Iterator
 from ipaddress import IPv4Address, IPv4Interface
@@ -9,7 +10,8 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.lab.namespace import Namespace
-from vsock_tap.errors import AgentError
+from tests.lab.wait import NotYetError, until
+from vsock_tap.errors import AgentError, RefusedError
 from vsock_tap.network import METRIC, Network
 
 pytestmark = pytest.mark.root
@@ -127,10 +129,63 @@ def test_what_a_crash_left_is_known_again(machine: Machine) -> None:
     assert machine.addresses() == ["192.168.127.9/24"]
 
 
+def test_what_is_right_is_not_touched(machine: Machine) -> None:
+    machine.set_up()
+    machine.configure(ADDRESS, ROUTER)
+    monitor = machine.namespace.start("monitor", "ip", "-4", "monitor", "address", "route")
+    marks = itertools.count(1)
+
+    def mark() -> str:
+        """Return what the monitor has said, once it says what was set last."""
+        address = f"10.0.0.{next(marks)}"
+        machine.namespace.run("ip", "address", "add", f"{address}/32", "dev", "lo")
+        monitor.wait_for(address, 5)
+        return monitor.log.read_text()
+
+    def listening() -> None:
+        if "10.0.0." not in monitor.log.read_text():
+            machine.namespace.run("ip", "address", "replace", "10.0.0.1/32", "dev", "lo")
+            raise NotYetError("it is silent")
+
+    until(listening, "the monitor listens")
+    next(marks)
+    for _ in range(3):
+        machine.configure(ADDRESS, ROUTER)
+    assert "tap0" not in mark()
+    machine.configure(ADDRESS, None)
+    assert f"Deleted default via {ROUTER} dev tap0" in mark()
+    assert "inet" not in "".join(line for line in mark().splitlines() if "tap0" in line)
+
+
+def test_a_route_that_was_lost_comes_back(machine: Machine) -> None:
+    machine.set_up()
+    machine.configure(ADDRESS, ROUTER)
+    before = machine.routes()
+    machine.namespace.run("ip", "link", "set", "tap0", "down")
+    with pytest.raises(RefusedError, match="tap0: "):
+        machine.configure(ADDRESS, ROUTER)
+    machine.namespace.run("ip", "link", "set", "tap0", "up")
+    assert machine.routes() != before
+    machine.configure(ADDRESS, ROUTER)
+    assert sorted(machine.routes()) == sorted(before)
+
+
+def test_a_default_route_without_a_router_is_not_the_agents(machine: Machine) -> None:
+    machine.set_up()
+    machine.configure(ADDRESS, None)
+    route = ("default", "dev", "tap0", "proto", "dhcp", "metric", str(METRIC))
+    machine.namespace.run("ip", "route", "add", *route)
+    machine.configure(ADDRESS, ROUTER)
+    assert ("default", str(ROUTER), "dhcp", METRIC) in machine.routes()
+    machine.do(machine.network.clear)
+    assert machine.addresses() == []
+
+
 def test_refusals(machine: Machine) -> None:
     machine.set_up()
-    with pytest.raises(AgentError, match=r"tap0: .*unreachable"):
+    with pytest.raises(RefusedError, match=r"tap0: .*unreachable"):
         machine.configure(ADDRESS, IPv4Address("10.0.0.1"))
     missing = Network("tap9")
-    with pytest.raises(AgentError, match="tap9: no interface"):
+    with pytest.raises(AgentError, match="tap9: no interface") as error:
         machine.do(lambda: missing.set_up(MAC, 1500))
+    assert not isinstance(error.value, RefusedError)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import stat
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -107,24 +108,90 @@ def test_a_file_of_ours_without_its_original_is_left(machine: Machine) -> None:
     assert machine.path.exists()
 
 
-@pytest.mark.parametrize("number", [errno.EBUSY, errno.EXDEV, errno.EROFS, errno.EACCES])
-def test_a_file_that_cannot_be_replaced_is_written_in_place(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    make_original(machine, "file")
-    content, inode = machine.path.read_bytes(), machine.path.stat().st_ino
-
+def refuse_to_replace(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "replace", refuse)
+
+
+def contents(machine: Machine) -> list[tuple[str, int, int, bytes]]:
+    """Describe everything in /etc, except for times."""
+    return [
+        (path.name, path.lstat().st_ino, path.lstat().st_mode, path.read_bytes())
+        if path.exists()
+        else (path.name, path.lstat().st_ino, 0, os.readlink(path).encode())
+        for path in sorted(machine.etc.iterdir())
+    ]
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EXDEV, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("crashed", [False, True])
+@pytest.mark.parametrize("kind", ["file", "link", "dangling"])
+def test_a_file_that_cannot_be_replaced_is_written_in_place(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, kind: str, crashed: bool, number: int
+) -> None:
+    make_original(machine, kind)
+    before = contents(machine)
+    refuse_to_replace(monkeypatch, number)
+    agent = machine.agent()
+    agent.write([ONE], ["a-search-domain-that-makes-it-longer.test"])
+    agent.write([TWO], [])
+    assert machine.path.read_text() == f"{FIRST_LINE}\nnameserver 10.0.0.1\n"
+    assert machine.path.is_symlink() is (kind != "file")
+    assert (machine.agent() if crashed else agent).restore()
+    assert contents(machine) == before
+    assert not machine.state.exists()
+    assert not list(machine.state.parent.iterdir())
+
+
+def test_a_link_once_written_through_is_not_replaced(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_original(machine, "link")
+    before = contents(machine)
+    with monkeypatch.context() as patch:
+        refuse_to_replace(patch, errno.EROFS)
+        machine.agent().write([ONE], [])
+    machine.agent().write([TWO], [])
+    assert "10.0.0.1" in (machine.etc / "stub").read_text()
+    assert machine.agent().restore()
+    assert contents(machine) == before
+
+
+def test_an_original_that_cannot_be_restored_is_kept_for_the_next_start(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_original(machine, "file")
+    before = picture(machine)
     agent = machine.agent()
     agent.write([ONE], [])
-    assert "nameserver 192.168.127.1" in machine.path.read_text()
-    assert agent.restore()
-    assert machine.path.read_bytes() == content
-    assert machine.path.stat().st_ino == inode
-    assert [path.name for path in machine.etc.iterdir()] == ["resolv.conf"]
+    with monkeypatch.context() as patch:
+        refuse_to_replace(patch, errno.ENOSPC)
+        with pytest.raises(OSError, match="No space left"):
+            agent.restore()
+    assert list(agent.state_directory.iterdir())
+    assert machine.agent().restore()
+    assert picture(machine) == before
+    assert not machine.state.exists()
+
+
+def test_a_full_disk_in_the_middle_of_writing_in_place(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_original(machine, "link")
+    before = contents(machine)
+    refuse_to_replace(monkeypatch, errno.EROFS)
+    machine.agent().write([ONE], [])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            machine.agent().restore()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert machine.agent().restore()
+    assert contents(machine) == before
 
 
 def test_other_errors_are_the_callers(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from taplink.endpoint import MAX_UNIX_PATH, Endpoint, EndpointError, Scheme, connect, listen, parse
+from taplink.endpoint import (
+    MAX_UNIX_PATH,
+    Endpoint,
+    EndpointError,
+    Scheme,
+    connect,
+    listen,
+    parse,
+    parse_listener,
+    parse_peer,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +40,8 @@ from taplink.endpoint import MAX_UNIX_PATH, Endpoint, EndpointError, Scheme, con
         ("tcp://[::1]:80", Endpoint(Scheme.TCP, host="::1", port=80)),
         ("tcp://host:80/x", Endpoint(Scheme.TCP, host="host", port=80, request_path="/x")),
         ("tcp://:80", Endpoint(Scheme.TCP, host="", port=80)),
+        ("tcp://host.:80", Endpoint(Scheme.TCP, host="host.", port=80)),
+        (f"tcp://{'a' * 63}.b:80", Endpoint(Scheme.TCP, host=f"{'a' * 63}.b", port=80)),
         ("unixpacket:///run/b", Endpoint(Scheme.UNIXPACKET, path="/run/b")),
         ("unixgram:///run/v", Endpoint(Scheme.UNIXGRAM, path="/run/v")),
         ("stdio:///bin/gvproxy?debug=1", Endpoint(Scheme.STDIO, path="/bin/gvproxy")),
@@ -78,6 +90,11 @@ def test_parse(url: str, endpoint: Endpoint) -> None:
         "tcp://::1:80",
         "tcp://[::1",
         "tcp://hôst:80",
+        "tcp://a..b:80",
+        "tcp://.:80",
+        "tcp://.b:80",
+        f"tcp://{'a' * 64}:80",
+        f"tcp://{'a' * 64}.b:80",
         "tcp://host:80/a b",
         "tcp://host:80/a\r\nHost: evil",
         "tcp://host:80\n",
@@ -231,13 +248,34 @@ def test_connect_takes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("url", ["unixpacket:///a", "unixgram:///a", "stdio:///a"])
 def test_other_transports_are_not_there_yet(url: str) -> None:
-    with pytest.raises(EndpointError, match="not supported yet"):
+    said = f"{url}: .* is not supported yet; .*vsock://2:1024, unix:///.* or tcp://"
+    with pytest.raises(EndpointError, match=said):
+        parse_peer(url)
+    with pytest.raises(EndpointError, match=said):
+        parse_listener(url)
+    with pytest.raises(EndpointError, match=said):
         asyncio.run(connect(parse(url), 5))
-    with pytest.raises(EndpointError, match="not supported yet"):
+    with pytest.raises(EndpointError, match=said):
         listen(parse(url))
 
 
-@pytest.mark.parametrize("url", ["tcp://:80", "vsock://:1024"])
-def test_a_connection_needs_a_peer(url: str) -> None:
-    with pytest.raises(EndpointError):
+@pytest.mark.parametrize(
+    ("url", "example"),
+    [
+        ("tcp://:80", "such as tcp://127.0.0.1:1024"),
+        ("vsock://:1024", "vsock://2:1024"),
+        ("tcp://host:0", "1024 is a port"),
+        ("vsock://2:4294967295", "1024 is a port"),
+    ],
+)
+def test_a_connection_needs_a_peer(url: str, example: str) -> None:
+    with pytest.raises(EndpointError, match=f"{url}: .*{example}"):
+        parse_peer(url)
+    with pytest.raises(EndpointError, match=f"{url}: .*{example}"):
         asyncio.run(connect(parse(url), 5))
+    assert parse_listener(url) == parse(url)
+
+
+@pytest.mark.parametrize("url", ["tcp://host:80", "vsock://2:1024", "unix:///a"])
+def test_a_peer(url: str) -> None:
+    assert parse_peer(url) == parse_listener(url) == parse(url)

@@ -87,6 +87,8 @@ def test_mtu_taken(mtu: int) -> None:
         ({"gateway_ip": "192.168.127.2"}, "must differ"),
         ({"device_ip": "192.168.127.254"}, "must differ"),
         ({"listen": ["nonsense"]}, "listen: 'nonsense'"),
+        ({"listen": ["unixgram:///a"]}, "listen: unixgram:///a: unixgram:// is not supported yet"),
+        ({"listen": ["tcp://a..b:80"]}, "listen: tcp://a..b:80: each part of a host's name"),
         ({"listen": ["unix:///tmp/a", "unix:///tmp/a"]}, "listen: unix:///tmp/a is given twice"),
     ],
 )

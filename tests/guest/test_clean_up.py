@@ -1,0 +1,43 @@
+"""The agent's end where something fails that never should: in this process, with no real tap."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from taplink.endpoint import parse
+from taplink.tap import Tap
+from vsock_tap import agent
+from vsock_tap.agent import Agent
+from vsock_tap.config import Config
+from vsock_tap.resolvconf import ResolvConf
+
+
+def test_resolv_conf_is_restored_whatever_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, state = tmp_path / "resolv.conf", tmp_path / "state"
+    path.write_text("original\n")
+
+    class Network:
+        def __init__(self, interface: str) -> None:
+            pass
+
+        async def set_up(self, mac: str, mtu: int) -> None:
+            ResolvConf(path, state).write([IPv4Address("10.0.0.1")], [])
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        async def clear(self) -> None:
+            raise RuntimeError("a surprise")
+
+    monkeypatch.setattr(agent, "Network", Network)
+    tap = contextlib.nullcontext(Tap(-1, "tap0", vnet_hdr=True))
+    monkeypatch.setattr(agent, "open_tap", lambda name, preexisting: tap)
+    config = Config(parse(f"unix://{tmp_path}/nobody"), resolv_conf=path, state_directory=state)
+    with pytest.raises(RuntimeError, match="a surprise"):
+        asyncio.run(Agent(config).run())
+    assert path.read_text() == "original\n"
