@@ -1,5 +1,6 @@
 """Flags: Go's ways to write them, and one line with status 1 for what is wrong."""
 
+import logging
 from importlib.metadata import version
 
 import pytest
@@ -61,19 +62,20 @@ def test_false(parser: flags.Parser, text: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["-number", "big"], "argument --number: 'big' is not a number"),
-        (["-number", "1_500"], "argument --number: '1_500' is not a number"),
-        (["-number", "٣"], "argument --number: '٣' is not a number"),
-        (["-number="], "argument --number: '' is not a number"),
-        (["-number", "9" * 5000], f"argument --number: '{'9' * 5000}' is not a number"),
-        (["-number"], "argument --number: expected one argument"),
-        (["-debug=maybe"], "argument --debug: 'maybe' is neither true nor false"),
-        (["-debug=yEs"], "argument --debug: 'yEs' is neither true nor false"),
-        (["-name", "a b"], "argument --name: no name: a b"),
-        (["-name", "a\nb\x1b[31m\udcff"], r"argument --name: no name: a\nb\x1b[31m\udcff"),
-        (["-num", "1"], "unrecognized arguments: --num 1"),
-        (["--num=1"], "unrecognized arguments: --num=1"),
-        (["-n"], "unrecognized arguments: --n"),
+        (["-number", "big"], "-number: 'big' is not a number"),
+        (["-number", "1_500"], "-number: '1_500' is not a number"),
+        (["-number", "٣"], "-number: '٣' is not a number"),
+        (["-number="], "-number: '' is not a number"),
+        (["-number", "9" * 5000], f"-number: '{'9' * 5000}' is not a number"),
+        (["-number"], "-number: expected one argument"),
+        (["-debug=maybe"], "-debug: 'maybe' is neither true nor false"),
+        (["-debug=yEs"], "-debug: 'yEs' is neither true nor false"),
+        (["-name", "a b"], "-name: no name: a b"),
+        (["-name", "a\nb\x1b[31m\udcff"], r"-name: no name: a\nb\x1b[31m\udcff"),
+        (["-num", "1"], "unrecognized arguments: -num 1"),
+        (["--num=1"], "unrecognized arguments: -num=1"),
+        (["-n"], "unrecognized arguments: -n"),
+        (["-help=me"], "-help/-h: ignored explicit argument 'me'"),
         (["-"], "unrecognized arguments: -"),
         (["stray"], "unrecognized arguments: stray"),
         (["line\none"], r"unrecognized arguments: line\none"),
@@ -93,6 +95,37 @@ def test_an_error_ends_the_program(capsys: pytest.CaptureFixture[str]) -> None:
         flags.fail("program", OSError("no such thing:\r\n\N{SNOWMAN}"))
     assert end.value.code == 1
     assert capsys.readouterr() == ("", "program: no such thing:\\r\\n\N{SNOWMAN}\n")
+
+
+def test_an_expected_error_is_its_text(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("program")
+    with pytest.raises(SystemExit) as end, flags.errors_in_one_line("program", log, KeyError):
+        raise KeyError("no such\nthing")
+    assert end.value.code == 1
+    assert capsys.readouterr() == ("", "program: 'no such\\nthing'\n")
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_internal_error_is_one_line_and_its_traceback_is_for_debug(
+    debug: bool, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    log = logging.getLogger("program")
+    with (
+        caplog.at_level(logging.DEBUG if debug else logging.INFO, "program"),
+        pytest.raises(SystemExit) as end,
+        flags.errors_in_one_line("program", log, OSError),
+    ):
+        raise RuntimeError("two\nlines")
+    assert end.value.code == 1
+    said = "internal error (RuntimeError: two\\nlines); -debug shows where"
+    assert capsys.readouterr() == ("", f"program: {said}\n")
+    assert ("Traceback" in caplog.text) is debug
+
+
+def test_without_an_error_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with flags.errors_in_one_line("program", logging.getLogger("program"), OSError):
+        pass
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("flag", ["-version", "--version", "-v"])
