@@ -16,10 +16,8 @@ from math import ceil, inf
 from pathlib import Path
 from secrets import token_bytes
 
-from aiohttp import web
-
 from gvproxy.api.adopt import adopt
-from gvproxy.api.app import make_app
+from gvproxy.api.app import make_runner
 from gvproxy.api.stats import Totals, Tree, stats
 from gvproxy.config import Config
 from gvproxy.errors import ForwarderError, StartError
@@ -124,7 +122,7 @@ class Daemon:
         serve_dns(self.stack, self._dns, self._tcp)
         self.forwarder = Forwarder(loop, network, self._tcp.dial)
         self._reception = Reception(loop, self._take_link, self._take_http)
-        self._http = web.AppRunner(make_app(self), handle_signals=False, shutdown_timeout=1.0)
+        self._http = make_runner(self)
         self._adopting: set[asyncio.Task[None]] = set()
         self._departed = PortCounters()
         self._sockets: list[Path] = []
