@@ -47,6 +47,8 @@ from taplink.vnet import Offload, format_offload
 
 log = logging.getLogger(__name__)
 
+_END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6
 """What the stack and the switch can take unfinished from a guest, and give."""
 
@@ -72,19 +74,28 @@ def _loop_factory() -> Callable[[], AbstractEventLoop]:
 
 async def _serve(config: Config) -> int:
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def caught(number: signal.Signals) -> None:
+        if not stop.done():
+            stop.set_result(number)
+
+    for number in _END_SIGNALS:
+        loop.add_signal_handler(number, caught, number)
     notify = notifier()
     daemon = Daemon(config, loop)
     try:
         await daemon.start()
         log.info("gvproxy %s is ready", version("vsock-tap"))
         notify("READY=1")
-        await stop.wait()
+        number = await stop
+        log.info("ending (%s)", number.name)
         notify("STOPPING=1")
     finally:
         await daemon.close()
+        for number in _END_SIGNALS:  # another Ctrl-C has nothing left to end
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
     return 0
 
 
