@@ -20,7 +20,7 @@ from gvproxy.api.adopt import adopt
 from gvproxy.api.app import make_runner
 from gvproxy.api.stats import Totals, Tree, stats
 from gvproxy.config import Config
-from gvproxy.errors import ForwarderError, StartError
+from gvproxy.errors import ForwarderError, StartError, reason
 from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.echo import EchoFlows
 from gvproxy.flows.tcp import TcpFlows
@@ -147,7 +147,8 @@ class Daemon:
             try:
                 await self.forwarder.expose(forward.local, forward.remote, forward.protocol)
             except ForwarderError as error:
-                raise StartError(str(error)) from error
+                hint = f" ({forward.hint})" if forward.hint else ""
+                raise StartError(f"{error}{hint}") from error
 
     def _listen(self, where: Endpoint) -> None:
         try:
@@ -201,7 +202,7 @@ class Daemon:
             try:
                 sock.send(upgrade.switching_protocols(offload))
             except OSError as error:
-                log.info("a guest left during the handshake: %s", error)
+                log.info("a guest left during the handshake: %s", reason(error))
                 sock.close()
                 return
         port = StreamPort(sock, framing, offload, self.stack, self._loop, self._link_closed)
@@ -209,8 +210,8 @@ class Daemon:
         names = format_offload(offload) or "no offloads"
         log.info("guest %d has come (%s, %s)", port.number, framing.name, names)
 
-    def _link_closed(self, port: StreamPort, reason: str) -> None:
-        log.info("guest %d has gone: %s", port.number, reason)
+    def _link_closed(self, port: StreamPort, why: str) -> None:
+        log.info("guest %d has gone: %s", port.number, why)
         self._departed.add(port.counters)
 
     def _take_http(self, sock: socket.socket, request: Request) -> None:
