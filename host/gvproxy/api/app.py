@@ -159,7 +159,7 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except ForwarderError as error:
-        log.debug("%s %s: %s", request.method, request.path, error)
+        log.debug("%s %s: %s", request.method, request.path, one_line(error))
         return _error(_STATUS[type(error)], str(error))
     except web.HTTPException as error:
         return _error(error.status, error.text or error.reason)

@@ -194,12 +194,17 @@ def test_bodies_that_cannot_be_used(path: str, body: bytes, said: str) -> None:
         ({"protocol": "\ud800\r\nX: y"}, 500, "unknown protocol \\ud800\\r\\nX: y\n"),
     ],
 )
-def test_refusals(port: int, body: dict[str, str], status: int, text: str) -> None:
+def test_refusals(
+    port: int, body: dict[str, str], status: int, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "gvproxy")
+
     async def scenario(api: Api) -> None:
         base = {"local": f":{port}", "remote": "192.168.127.2:80"} if body else {}
         answered, said = await api.call("POST", EXPOSE, base | body)
         assert (answered, said[: len(text)]) == (status, text)
         assert said.count("\n") == 1
+        assert caplog.messages == [f"POST {EXPOSE}: {said[:-1]}"]
 
     serve(scenario)
 
