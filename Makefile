@@ -13,7 +13,7 @@ endif
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: run test check lint bench clean
+.PHONY: run tun test check lint bench clean
 .DEFAULT_GOAL := check
 
 $(STAMP): pyproject.toml
@@ -23,9 +23,14 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 # A guest on the network, shown from inside.  STAY=1 leaves it up, with a shell in the guest.
-run: $(STAMP)
+run: tun $(STAMP)
 	@$(REQUIRE) nsenter ip ping curl
 	@$(BIN)/python -m tests.demo $(if $(STAY),--stay)
+
+tun:
+	@test -c /dev/net/tun && (: <>/dev/net/tun) 2>/dev/null || { \
+	  echo "make run needs /dev/net/tun: type sudo make run (or as root: modprobe tun)" >&2; \
+	  exit 1; }
 
 # Everything: the linters, and all tests with those that need root.
 test: lint

@@ -27,6 +27,8 @@ from tests.lab.process import Process, tail
 from tests.lab.programs import DEVICE, GATEWAY, HOST, Agent, Gvproxy
 
 SIZE = 256 << 20
+_NO_SETTINGS = {"bash": ["--norc"], "zsh": ["--no-rcs"]}
+"""How shells leave out the files in which their users set another prompt."""
 PAGE = b"Greetings from the guest.\n"
 GUEST_PORT = 8080
 
@@ -41,6 +43,8 @@ class Show:
 
     folder: Path
     stack: ExitStack
+    interrupted: bool = False
+    """Then programs are ended that have hardly begun, and their status says nothing."""
 
     def start_host(self) -> str:
         """Start the daemon as an ordinary program of this machine, and a web server beside it."""
@@ -127,7 +131,10 @@ class Show:
         file.unlink()
 
     def _own(self, process: Process, status: int = 0) -> None:
-        self.stack.callback(process.stop, status=status)
+        def stop() -> None:
+            process.stop(status=None if self.interrupted else status)
+
+        self.stack.callback(stop)
 
 
 def _make_file(path: Path, size: int) -> str:
@@ -171,19 +178,20 @@ def _steps(show: Show) -> list[tuple[str, Callable[[], str]]]:
     ]
 
 
-def _stay(show: Show) -> None:
-    shell = os.environ.get("SHELL", "/bin/sh")
+def _shell() -> list[str]:
+    """Return the user's shell, as a command that takes its prompt from the environment."""
+    shell = os.environ.get("SHELL") or "/bin/sh"
+    if shutil.which(shell) is None:
+        raise StepError(f"there is no program {shell}: set SHELL to another")
+    return [shell, *_NO_SETTINGS.get(Path(shell).name, [])]
+
+
+def _stay(show: Show, shell: list[str]) -> None:
     print(f"\nA shell in the guest; the host's daemon is at {show.gvproxy.path}. exit ends it all.")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    environment = {**os.environ, "PS1": "guest$ "}
-    subprocess.run(show.guest.command(shell), env=environment, check=False)
-
-
-def _obstacle() -> str | None:
-    """Say in one line why this cannot work here, or nothing."""
-    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
-        return "/dev/net/tun cannot be opened: type sudo make run (or as root: modprobe tun)"
-    return None
+    # Ctrl-C is the shell's: a handler, unlike SIG_IGN, is not passed on to it.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    here = ["env", f"--chdir={os.getcwd()}", "PS1=guest# "]  # nsenter leads to /
+    subprocess.run(show.guest.command(*here, *shell), check=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -192,25 +200,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--stay", action="store_true", help="stay up, with a shell in the guest")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    obstacle = _obstacle()
-    if obstacle is not None:
-        print(f"make run: {obstacle}", file=sys.stderr)
+    try:
+        return _show(_shell() if options.stay else None)
+    except StepError as error:
+        print(f"make run: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nmake run: interrupted, everything is ended", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _show(shell: list[str] | None) -> int:
     step = "setting up"
     with temporary_folder(_memory()) as folder:
         try:
             with ExitStack() as stack:
                 show = Show(folder, stack)
                 print("A guest in a namespace of its own, on a unix socket:\n")
-                for step, action in _steps(show):
-                    print(f"  {step:<40} ", end="", flush=True)
-                    print(f"ok   {action()}")
-                if options.stay:
-                    _stay(show)
+                try:
+                    for step, action in _steps(show):
+                        print(f"  {step:<40} ", end="", flush=True)
+                        print(f"ok   {action()}", flush=True)
+                    if shell is not None:
+                        _stay(show, shell)
+                except (KeyboardInterrupt, SystemExit):
+                    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what was started has to end
+                    show.interrupted = True
+                    raise
                 step = "ending it all"
-        except KeyboardInterrupt:
-            print("\nmake run: interrupted, everything is ended", file=sys.stderr)
-            return 130
         except Exception as error:
             print("FAILED\n", flush=True)
             print(f"make run: {step}: {error}", file=sys.stderr)

@@ -16,6 +16,8 @@ from gvproxy.config import Config, ConfigError, configure
 from gvproxy.errors import GvproxyError
 from taplink import flags
 
+log = logging.getLogger(__name__)
+
 PROGRAM = "gvproxy"
 _LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
@@ -39,15 +41,13 @@ _NOT_SUPPORTED_YET = (
 
 def main(argv: list[str] | None = None) -> int:
     """Run the daemon and return its exit status; raises SystemExit where it is not run."""
-    try:
+    with flags.errors_in_one_line(PROGRAM, log, GvproxyError):
         config = parse(sys.argv[1:] if argv is None else argv)
         set_up_logging(debug=config.debug, log_file=config.log_file)
         # Only now: a wrong flag is told, and the version printed, without loading the stack.
         from gvproxy import daemon
 
         return daemon.run(config)
-    except GvproxyError as error:
-        flags.fail(PROGRAM, error)
 
 
 def parse(argv: Sequence[str]) -> Config:

@@ -6,7 +6,7 @@ defaults are gvproxy's, so that clients find everything where they expect it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -53,11 +53,15 @@ class Zone:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """A port published from the start; both sides are `address:port`."""
+    """A port published from the start; both sides are `address:port`.
+
+    `hint` tells what helps where that is impossible.
+    """
 
     local: str
     remote: str
     protocol: str = "tcp"
+    hint: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,11 @@ def configure(
     network = _subnet(subnet)
     gateway, device, host = _addresses(network, gateway_ip, device_ip, host_ip)
     names = {"gateway": gateway, "host": host}
-    forward = Forward(f"{LOOPBACK}:{ssh_port}", f"{device}:{DEVICE_SSH_PORT}")
+    forward = Forward(
+        f"{LOOPBACK}:{ssh_port}",
+        f"{device}:{DEVICE_SSH_PORT}",
+        hint=f"-ssh-port chooses another, {NO_SSH_PORT} none",
+    )
     return Config(
         listen=_endpoints(listen or (DEFAULT_LISTEN,)),
         mtu=mtu,

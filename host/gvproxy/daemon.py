@@ -16,13 +16,11 @@ from math import ceil, inf
 from pathlib import Path
 from secrets import token_bytes
 
-from aiohttp import web
-
 from gvproxy.api.adopt import adopt
-from gvproxy.api.app import make_app
+from gvproxy.api.app import make_runner
 from gvproxy.api.stats import Totals, Tree, stats
 from gvproxy.config import Config
-from gvproxy.errors import ForwarderError, StartError
+from gvproxy.errors import ForwarderError, StartError, reason
 from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.echo import EchoFlows
 from gvproxy.flows.tcp import TcpFlows
@@ -49,6 +47,8 @@ from taplink.vnet import Offload, format_offload
 
 log = logging.getLogger(__name__)
 
+_END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6
 """What the stack and the switch can take unfinished from a guest, and give."""
 
@@ -74,19 +74,28 @@ def _loop_factory() -> Callable[[], AbstractEventLoop]:
 
 async def _serve(config: Config) -> int:
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def caught(number: signal.Signals) -> None:
+        if not stop.done():
+            stop.set_result(number)
+
+    for number in _END_SIGNALS:
+        loop.add_signal_handler(number, caught, number)
     notify = notifier()
     daemon = Daemon(config, loop)
     try:
         await daemon.start()
         log.info("gvproxy %s is ready", version("vsock-tap"))
         notify("READY=1")
-        await stop.wait()
+        number = await stop
+        log.info("ending (%s)", number.name)
         notify("STOPPING=1")
     finally:
         await daemon.close()
+        for number in _END_SIGNALS:  # another Ctrl-C has nothing left to end
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
     return 0
 
 
@@ -124,7 +133,7 @@ class Daemon:
         serve_dns(self.stack, self._dns, self._tcp)
         self.forwarder = Forwarder(loop, network, self._tcp.dial)
         self._reception = Reception(loop, self._take_link, self._take_http)
-        self._http = web.AppRunner(make_app(self), handle_signals=False, shutdown_timeout=1.0)
+        self._http = make_runner(self)
         self._adopting: set[asyncio.Task[None]] = set()
         self._departed = PortCounters()
         self._sockets: list[Path] = []
@@ -138,7 +147,8 @@ class Daemon:
             try:
                 await self.forwarder.expose(forward.local, forward.remote, forward.protocol)
             except ForwarderError as error:
-                raise StartError(str(error)) from error
+                hint = f" ({forward.hint})" if forward.hint else ""
+                raise StartError(f"{error}{hint}") from error
 
     def _listen(self, where: Endpoint) -> None:
         try:
@@ -192,7 +202,7 @@ class Daemon:
             try:
                 sock.send(upgrade.switching_protocols(offload))
             except OSError as error:
-                log.info("a guest left during the handshake: %s", error)
+                log.info("a guest left during the handshake: %s", reason(error))
                 sock.close()
                 return
         port = StreamPort(sock, framing, offload, self.stack, self._loop, self._link_closed)
@@ -200,8 +210,8 @@ class Daemon:
         names = format_offload(offload) or "no offloads"
         log.info("guest %d has come (%s, %s)", port.number, framing.name, names)
 
-    def _link_closed(self, port: StreamPort, reason: str) -> None:
-        log.info("guest %d has gone: %s", port.number, reason)
+    def _link_closed(self, port: StreamPort, why: str) -> None:
+        log.info("guest %d has gone: %s", port.number, why)
         self._departed.add(port.counters)
 
     def _take_http(self, sock: socket.socket, request: Request) -> None:

@@ -15,9 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import NoReturn, TypeVar
 
+from taplink.text import one_line
+
 T = TypeVar("T")
 
 _ONE_DASH = re.compile("-[A-Za-z]")
+_TWO_DASHES = re.compile(r"(?<![^\s/])--(?=[A-Za-z])")
 _INTEGER = re.compile("[+-]?[0-9]{1,9}")
 _BOOLEANS = dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True) | dict.fromkeys(
     ("0", "f", "F", "false", "FALSE", "False"), False
@@ -66,7 +69,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line, without the usage, and exit with status 1, not 2."""
-        fail(self.prog, message)
+        # argparse names flags as they were added.
+        fail(self.prog, _TWO_DASHES.sub("-", message.removeprefix("argument ")))
 
 
 def checked(parse: Callable[[str], T]) -> Callable[[str], T]:
@@ -98,8 +102,7 @@ def _boolean(text: str) -> bool:
 
 def fail(program: str, message: object) -> NoReturn:
     """End the program with status 1 and the message, whatever the user's values in it are."""
-    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(message))
-    print(f"{program}: {line}", file=sys.stderr)
+    print(f"{program}: {one_line(message)}", file=sys.stderr)
     sys.exit(1)
 
 

@@ -142,7 +142,7 @@ def test_the_command() -> None:
     wrong = run("-mac", "zz")
     assert (wrong.returncode, wrong.stdout) == (1, "")
     assert wrong.stderr.splitlines() == [
-        "vsock-tap: argument --mac: 'zz' is no MAC address, such as 5a:94:ef:e4:0c:ee"
+        "vsock-tap: -mac: 'zz' is no MAC address, such as 5a:94:ef:e4:0c:ee"
     ]
     assert run("-version").stdout == f"vsock-tap version {version('vsock-tap')}\n"
 

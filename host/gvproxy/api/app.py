@@ -7,9 +7,10 @@ was done.  `_STATUS` is the one place where an error becomes a status.
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gvproxy.api.stats import Tree
 from gvproxy.errors import (
@@ -23,6 +24,7 @@ from gvproxy.errors import (
     UnknownProtocolError,
 )
 from gvproxy.services.forwarder import Forwarder
+from taplink.text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,28 @@ class Backend(Protocol):
 
     def leases(self) -> Mapping[str, str]:
         """Return IP → MAC address."""
+
+
+def make_runner(backend: Backend) -> web.AppRunner:
+    """Make what serves the API, without a listener of its own; `adopt` gives it connections."""
+    return web.AppRunner(
+        make_app(backend),
+        handle_signals=False,
+        shutdown_timeout=1.0,
+        logger=_ServerLog(logging.getLogger("aiohttp.server"), None),
+    )
+
+
+class _ServerLog(logging.LoggerAdapter[logging.Logger]):
+    """The log of aiohttp's server, to which a request it refuses is an error with a traceback."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        error = kwargs.get("exc_info")
+        if isinstance(error, (HttpProcessingError, web.RequestPayloadError)):
+            reason = " ".join(str(error).split())
+            super().log(logging.DEBUG, "a request was refused: %s", reason)
+        else:
+            super().log(level, msg, *args, **kwargs)
 
 
 def make_app(backend: Backend) -> web.Application:
@@ -108,7 +132,11 @@ async def _body(request: web.Request) -> dict[str, object]:
     """Read the JSON object a POST brings, keys in lower case: Go's decoder ignores case."""
     if request.method != "POST":
         raise web.HTTPBadRequest(text="post only")
-    data = await request.read()
+    try:
+        data = await request.read()
+    except (web.RequestPayloadError, ConnectionError, RuntimeError):
+        # Its encoding is broken, or its end never came; aiohttp has a RuntimeError for the latter.
+        raise web.HTTPBadRequest(text="the body cannot be read") from None
     try:
         body = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -131,6 +159,7 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except ForwarderError as error:
+        log.debug("%s %s: %s", request.method, request.path, one_line(error))
         return _error(_STATUS[type(error)], str(error))
     except web.HTTPException as error:
         return _error(error.status, error.text or error.reason)
@@ -140,4 +169,4 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
 
 
 def _error(status: int, text: str) -> web.Response:
-    return web.Response(status=status, text=f"{text}\n")
+    return web.Response(status=status, text=f"{one_line(text)}\n")

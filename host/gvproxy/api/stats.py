@@ -69,14 +69,16 @@ def stats(
             "PacketsReceived": stack.ip_in,
             "PacketsSent": stack.ip_out,
             "InvalidSourceAddressesReceived": stack.ip_invalid_source,
-            "InvalidDestinationAddressesReceived": stack.ip_invalid_destination,
             "MalformedPacketsReceived": stack.ip_checksum_errors,
             "MalformedFragmentsReceived": stack.reassembly_failures,
         },
         "ICMP": {
             "V4": {
-                "PacketsReceived": {"EchoRequest": stack.icmp_echo},
-                "PacketsSent": {"EchoReply": stack.icmp_echo, "DstUnreachable": stack.icmp_out},
+                "PacketsReceived": {"EchoRequest": stack.echo_requests},
+                "PacketsSent": {
+                    "EchoReply": stack.echo_replies,
+                    "DstUnreachable": stack.unreachable_out,
+                },
             },
             "V6": {},
         },

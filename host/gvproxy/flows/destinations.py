@@ -1,8 +1,11 @@
 """Which address of the host's network is meant when a guest names one."""
 
+import logging
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 from socket import inet_ntoa
+
+log = logging.getLogger(__name__)
 
 _CLOSED = tuple(
     (int(network.network_address), int(network.netmask))
@@ -33,4 +36,6 @@ class Destinations:
             number = int.from_bytes(address, "big")
             if not any(number & mask == network for network, mask in self._closed):
                 host = inet_ntoa(address)
+            elif log.isEnabledFor(logging.DEBUG):
+                log.debug("%s is closed to guests", inet_ntoa(address))
         return host

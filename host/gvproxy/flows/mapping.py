@@ -4,6 +4,7 @@ Whom the guest has sent to is remembered with the address the guest calls it by;
 and their ICMP errors are passed on as the guest's kernel would have had them.
 """
 
+import logging
 import socket
 from abc import ABC, abstractmethod
 from asyncio import AbstractEventLoop
@@ -13,6 +14,8 @@ from gvproxy.flows.unreachable import code_for
 from gvproxy.stack.ip import Ip, Packet
 from gvproxy.stack.port import Station
 from gvproxy.wire import icmp
+
+log = logging.getLogger(__name__)
 
 MAX_PEERS = 1024
 """Addresses a mapping lets in; the one added first is forgotten for another."""
@@ -66,6 +69,7 @@ class Mapping(ABC):
                 # An earlier datagram's error is reported here as well: then this one was not sent.
                 if self._report_errors():
                     continue
+                log.debug("nothing can be sent to %s: %s", host, error.strerror)
                 code = code_for(error.errno or 0)
                 if code is not None:
                     self._ip.send_unreachable(packet, code)
@@ -100,6 +104,7 @@ class Mapping(ABC):
         errors = errqueue.drain(self._sock)
         for error in errors:
             host, port = error.address
+            log.debug("%s:%d is unreachable: ICMP type %d, code %d", host, port, *error[:2])
             destination = self._peers.get(host)
             if (
                 destination is not None

@@ -13,6 +13,7 @@ over when both directions have ended, or when either side has reset.
 
 import errno
 import logging
+import os
 import socket
 from asyncio import AbstractEventLoop, TimerHandle
 from collections import deque
@@ -71,6 +72,7 @@ class TcpFlows:
         """Join a guest's connection, in LISTEN, to a new one to `address` of the host's network."""
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         if self.pending >= MAX_PENDING:
+            log.debug("no connection to %s:%d: too many are being made", *address)
             calls.drop(connection, now)
             return
         try:
@@ -177,6 +179,11 @@ class TcpFlow:
             calls.accept(connection, now)
             return
         self._flows.failed += 1
+        if log.isEnabledFor(logging.DEBUG):
+            path = connection.path
+            assert isinstance(path, TcpPath)
+            where = socket.inet_ntoa(path.address), path.port
+            log.debug("no connection to %s:%d: %s", *where, os.strerror(error))
         connection.user = None
         code = code_for(error)
         if error == errno.ECONNREFUSED:

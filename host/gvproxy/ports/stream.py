@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from gvproxy.errors import reason
 from gvproxy.stack.stack import Stack
 from taplink.framing import FrameReader, Framing, LinkError
 from taplink.vnet import Offload
@@ -85,7 +86,7 @@ class StreamPort:
         if rest and self._reader is not None:
             self._take(self._reader.feed, rest)
 
-    def close(self, reason: str) -> None:
+    def close(self, why: str) -> None:
         """Detach from the stack and close the socket."""
         closed, self._closed = self._closed, None
         if closed is None:
@@ -99,7 +100,7 @@ class StreamPort:
         self.congested = False
         self._reader = None  # stations may refer to this port for long, and its buffer is large
         self._stack.detach(self, self._loop.time())
-        closed(self, reason)
+        closed(self, why)
 
     # In
 
@@ -116,7 +117,7 @@ class StreamPort:
             self.close("the guest has closed its end")
             return
         except (LinkError, OSError) as error:
-            self.close(str(error))
+            self.close(reason(error))
             return
         counters = self.counters
         counters.frames_in += len(frames)
@@ -168,7 +169,7 @@ class StreamPort:
                 self._block()
                 break
             except OSError as error:
-                self.close(str(error))
+                self.close(reason(error))
                 return
             self._size -= count
             if not self._size:

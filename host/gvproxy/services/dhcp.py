@@ -39,6 +39,9 @@ _MAX_SEARCH = 240
 _MIN_SIZE = 300
 """Older relays and clients drop shorter messages (RFC 1542 §2.1)."""
 
+# RFC 2132 §9.6
+_KINDS = ["0", "DISCOVER", "OFFER", "REQUEST", "DECLINE", "ACK", "NAK", "RELEASE", "INFORM"]
+
 SearchDomains = Callable[[float], Sequence[str]]
 """Gives the search domains as they are at a time in seconds."""
 
@@ -106,6 +109,7 @@ class DhcpServer:
         """
         try:
             request = _parse(message)
+            log.debug("DHCP %s from %s", _kind(request.kind), _name(request))
             match request.kind:
                 case dhcp.DHCPDISCOVER:
                     return self._discover(request, now)
@@ -121,6 +125,7 @@ class DhcpServer:
                     self.counters.ignored += 1
         except _Malformed:
             self.counters.malformed += 1
+            log.debug("a malformed DHCP message")
         return None
 
     def leases(self, *, now: float) -> dict[str, str]:
@@ -199,6 +204,7 @@ class DhcpServer:
 
     def _reply(self, request: _Message, kind: int, address: int, now: float) -> Reply:
         """Build a reply; `address` is the client's, 0 where it gets none."""
+        log.debug("DHCP %s for %s: %s", _kind(kind), _name(request), IPv4Address(address))
         options = [(dhcp.DHCP_OPT_MSGTYPE, bytes((kind,)))]
         options.append((dhcp.DHCP_OPT_SERVER_ID, self._config.gateway_ip.packed))
         if address:
@@ -309,6 +315,10 @@ def _address(option: bytes | None) -> int:
     if len(option) != 4:
         raise _Malformed
     return int.from_bytes(option, "big")
+
+
+def _kind(number: int) -> str:
+    return _KINDS[number] if number < len(_KINDS) else str(number)
 
 
 def _name(request: _Message) -> str:

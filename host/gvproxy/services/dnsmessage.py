@@ -60,6 +60,11 @@ class Query:
     question: bytes
     edns: bool
 
+    def __str__(self) -> str:
+        """Return its name, and its type's number."""
+        name = b".".join(self.labels).decode("ascii", "backslashreplace")
+        return f"{name or '.'} (type {self.kind})"
+
 
 def labels(name: str) -> Labels:
     """Split a name written with dots, of which the last is optional."""

@@ -148,10 +148,11 @@ def _listen(local: str) -> socket.socket:
             sock = socket.create_server(
                 ("", port), family=family, backlog=BACKLOG, dualstack_ipv6=dual
             )
-    except ValueError:
+    except (ValueError, TypeError):  # TypeError: a zone (RFC 4007) that cannot be a name
         raise ListenError(f"cannot listen on {local!r}: it is no IP address with a port") from None
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
+        number = error.errno or 0  # negative: getaddrinfo's, which knows no such zone
+        reason = os.strerror(number) if number > 0 else "there is no such interface"
         raise ListenError(f"cannot listen on {local}: {reason}") from error
     sock.setblocking(False)
     return sock

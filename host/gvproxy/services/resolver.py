@@ -10,15 +10,19 @@ A server that stays silent, refuses or fails is followed by the next; the last o
 there is one, is the client's.  One timer serves all queries, and none runs when nothing waits.
 """
 
+import logging
 import socket
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 from dataclasses import dataclass
 from secrets import randbits
 
+from gvproxy.errors import reason
 from gvproxy.services import dnsmessage
 from gvproxy.services.dnsmessage import HEADER, Query, Rcode
 from gvproxy.services.resolvconf import ResolvConf
+
+log = logging.getLogger(__name__)
 
 TIMEOUT = 2.0
 """Seconds for one server; with three of them a client that waits 5 s and asks again is answered."""
@@ -90,6 +94,7 @@ class Resolver:
         """
         if len(self._pending) >= self._limit:
             self.counters.refused += 1
+            log.debug("too many queries at once: %s is not passed on", query)
             answer(dnsmessage.reply(query, Rcode.SERVFAIL))
             return
         self.counters.forwarded += 1
@@ -109,8 +114,8 @@ class Resolver:
         while pending.servers:
             try:
                 pending.sock = _open(pending.servers[0])
-            except OSError:
-                pending.servers = pending.servers[1:]
+            except OSError as error:
+                self._pass_over(pending, reason(error))
                 continue
             self._loop.add_reader(pending.sock, self._readable, pending)
             pending.ident = self._random_id()
@@ -119,18 +124,23 @@ class Resolver:
             self._arm()
             try:
                 pending.sock.send(pending.ident.to_bytes(2, "big") + pending.message[2:])
-            except OSError:
+            except OSError as error:
                 self._release(pending)
-                pending.servers = pending.servers[1:]
+                self._pass_over(pending, reason(error))
                 continue
             return
         self.counters.failed += 1
+        log.debug("no name server has an answer for %s", pending.query)
         pending.answer(pending.last or dnsmessage.reply(pending.query, Rcode.SERVFAIL))
 
-    def _next(self, pending: _Pending, now: float) -> None:
+    def _next(self, pending: _Pending, why: str, now: float) -> None:
         self._release(pending)
-        pending.servers = pending.servers[1:]
+        self._pass_over(pending, why)
         self._ask(pending, now)
+
+    def _pass_over(self, pending: _Pending, why: str) -> None:
+        log.debug("name server %s, asked for %s: %s", pending.servers[0][0], pending.query, why)
+        pending.servers = pending.servers[1:]
 
     def _release(self, pending: _Pending) -> None:
         del self._pending[pending]
@@ -145,16 +155,17 @@ class Resolver:
             message = pending.sock.recv(_MAX_MESSAGE)
         except BlockingIOError:
             return
-        except OSError:  # ECONNREFUSED and the other ICMP errors
-            self._next(pending, self._loop.time())
+        except OSError as error:  # ECONNREFUSED and the other ICMP errors
+            self._next(pending, reason(error), self._loop.time())
             return
         if not _answers(message, pending):
             self.counters.mismatched += 1
             return
         reply = pending.query.ident.to_bytes(2, "big") + message[2:]
-        if message[3] & dnsmessage.RCODE_MASK in _NEXT_SERVER:
+        rcode = message[3] & dnsmessage.RCODE_MASK
+        if rcode in _NEXT_SERVER:
             pending.last = reply
-            self._next(pending, self._loop.time())
+            self._next(pending, Rcode(rcode).name, self._loop.time())
             return
         self._release(pending)
         self.counters.answered += 1
@@ -172,7 +183,7 @@ class Resolver:
             if pending.deadline > now:
                 break
             self.counters.timeouts += 1
-            self._next(pending, now)
+            self._next(pending, "no answer", now)
         self._arm()
 
 

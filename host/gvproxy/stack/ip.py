@@ -118,9 +118,9 @@ class Ip:
         kind, _, _, rest = icmp.HEADER.unpack_from(payload)
         if kind != icmp.ECHO_REQUEST or not packet.to_us:
             return
+        counters.echo_requests += 1
         body = bytes(payload[icmp.SIZE :])
         if packet.destination in self._config.owned:
-            counters.icmp_echo += 1
             self.send_echo_reply(packet.station, packet.destination, packet.source, rest, body)
         elif self.forward_echo is not None:
             self.forward_echo(EchoRequest(packet, rest >> 16, rest & 0xFFFF, body), now)
@@ -168,7 +168,7 @@ class Ip:
         self, station: Station, source: bytes, destination: bytes, rest: int, body: bytes
     ) -> None:
         """Answer a ping; `rest` is its identifier and sequence number as one number."""
-        self._counters.icmp_out += 1
+        self._counters.echo_replies += 1
         message = icmp.build(icmp.ECHO_REPLY, 0, rest, body)
         self.send(station, source, destination, ipv4.PROTOCOL_ICMP, message)
 
@@ -184,6 +184,6 @@ class Ip:
 
     def send_error(self, station: Station, source: bytes, code: int, quote: bytes) -> None:
         """Send "destination unreachable" about the packet that `quote` is the beginning of."""
-        self._counters.icmp_out += 1
+        self._counters.unreachable_out += 1
         message = icmp.build(icmp.UNREACHABLE, code, 0, quote)
         self.send(station, source, quote[12:16], ipv4.PROTOCOL_ICMP, message)

@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from gvproxy import errors
 from gvproxy.api import app
+from gvproxy.api.adopt import adopt
 from gvproxy.api.stats import Tree
 from gvproxy.services.forwarder import Forwarder
 
@@ -185,14 +186,25 @@ def test_bodies_that_cannot_be_used(path: str, body: bytes, said: str) -> None:
         ({"protocol": "sctp"}, 500, "unknown protocol sctp\n"),
         ({"protocol": "udp"}, 501, "protocol udp is not supported yet\n"),
         ({"local": "a\nb\0:80"}, 500, "cannot listen on 'a\\nb\\x00:80': "),
+        ({"local": "[::1%\0]:8080"}, 500, "cannot listen on '[::1%\\x00]:8080': it is no IP"),
+        ({"local": "[::1%\ud800]:8080"}, 500, "cannot listen on '[::1%\\ud800]:8080': it is no IP"),
+        ({"local": "[::1%none]:8080"}, 500, "cannot listen on [::1%none]:8080: there is no such"),
+        ({"local": "\ud800:8080"}, 500, "cannot listen on '\\ud800:8080': it is no IP"),
+        ({"remote": "\ud800:80"}, 400, "remote '\\ud800:80' is no IPv4 address"),
+        ({"protocol": "\ud800\r\nX: y"}, 500, "unknown protocol \\ud800\\r\\nX: y\n"),
     ],
 )
-def test_refusals(port: int, body: dict[str, str], status: int, text: str) -> None:
+def test_refusals(
+    port: int, body: dict[str, str], status: int, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "gvproxy")
+
     async def scenario(api: Api) -> None:
         base = {"local": f":{port}", "remote": "192.168.127.2:80"} if body else {}
         answered, said = await api.call("POST", EXPOSE, base | body)
         assert (answered, said[: len(text)]) == (status, text)
         assert said.count("\n") == 1
+        assert caplog.messages == [f"POST {EXPOSE}: {said[:-1]}"]
 
     serve(scenario)
 
@@ -213,6 +225,79 @@ def test_other_paths(path: str) -> None:
         assert await api.call("GET", path) == (404, "404: Not Found\n")
 
     serve(scenario)
+
+
+HEAD = b"POST /services/forwarder/expose HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+
+
+def get(target: bytes = b"/cam", headers: bytes = b"") -> bytes:
+    return b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n"
+
+
+REFUSED = {
+    "gzip": HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\njunk",
+    "deflate": HEAD + b"Content-Encoding: deflate\r\nContent-Length: 2\r\n\r\n\xff\xff",
+    "chunk size": HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}",
+    "chunk end": HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}zz\r\n0\r\n",
+    "chunks with a length": HEAD
+    + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "length": HEAD + b"Content-Length: 18446744073709551616\r\n\r\n{}",
+    "two lengths": HEAD + b"Content-Length: 2, 2\r\n\r\n{}",
+    "no slash": get(b"cam"),
+    "only a query": get(b"?x"),
+    "host": get(b"http://[x/cam"),
+    "port": get(b"http://x:99999999/cam"),
+    "long target": get(b"/" + b"a" * 9000),
+    "long header": get(headers=b"X: " + b"a" * 9000 + b"\r\n"),
+    "many headers": get(headers=b"a:b\r\n" * 2500),
+    "folded header": get(headers=b"X: a\r\n b\r\n"),
+    "control character": get(headers=b"Cookie: \x01\r\n"),
+    "method": get().replace(b"GET", b"FOO"),
+    "line feeds": get().replace(b"\r\n", b"\n"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_request_is_refused_in_silence(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """aiohttp's own log has a traceback for each of them."""
+    with caplog.at_level(logging.DEBUG):
+        assert asyncio.run(exchange(REFUSED[name])) == [400]
+    assert "Traceback" not in caplog.text
+    told = [record for record in caplog.records if record.name != "aiohttp.access"]
+    assert max(record.levelno for record in told) == logging.DEBUG
+
+
+def test_what_follows_a_declined_upgrade_is_refused_as_well(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    upgrade = get(headers=b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
+    assert asyncio.run(exchange(upgrade + b"junk\0\0")) == [200, 400]
+    assert "Traceback" not in caplog.text
+
+
+def test_a_caller_that_goes_before_its_body_is_complete(caplog: pytest.LogCaptureFixture) -> None:
+    assert asyncio.run(exchange(HEAD + b"Content-Length: 9\r\n\r\n{}", leave=True)) == []
+    assert caplog.text == ""
+
+
+async def exchange(request: bytes, *, leave: bool = False) -> list[int]:
+    """Send bytes to the API as the daemon serves it; return the statuses of all answers."""
+    made = Backend()
+    runner = app.make_runner(made)
+    await runner.setup()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    await adopt(runner.server, theirs, request)
+    reader, writer = await asyncio.open_connection(sock=ours)
+    if leave:
+        writer.write_eof()
+    answer = await reader.read()
+    writer.close()
+    await runner.cleanup()
+    made.forwarder.close()
+    return [int(line.split()[1]) for line in answer.splitlines() if line.startswith(b"HTTP/1.")]
 
 
 def test_our_own_mistakes_stay_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -38,6 +38,18 @@ def test_the_names_clients_read() -> None:
     assert icmp.keys() == {"V4", "V6"}
 
 
+def test_each_icmp_message_has_its_own_name() -> None:
+    counters = StackCounters(echo_requests=1, echo_replies=2, unreachable_out=3)
+    tree = stats(Totals(), counters, Counters())
+    assert tree["ICMP"] == {
+        "V4": {
+            "PacketsReceived": {"EchoRequest": 1},
+            "PacketsSent": {"EchoReply": 2, "DstUnreachable": 3},
+        },
+        "V6": {},
+    }
+
+
 def test_each_counter_is_among_the_details() -> None:
     details = stats(Totals(), StackCounters(malformed=9), Counters(), {"X": Service(3)})["Details"]
     assert isinstance(details, dict)

@@ -1,6 +1,9 @@
 """The command line: what reaches the daemon, and one line for each error."""
 
 import logging
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 import gvproxy
 from gvproxy import cli
 from gvproxy.config import Config, configure
+from tests.lab.programs import Gvproxy
 
 
 class _Daemon(ModuleType):
@@ -138,3 +142,51 @@ def test_debug_logs_more(capsys: pytest.CaptureFixture[str]) -> None:
     cli.set_up_logging(debug=True, log_file=None)
     logging.getLogger("gvproxy.test").debug("detail")
     assert "DEBUG   gvproxy.test: detail" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_error_that_nobody_expected_is_one_line(
+    debug: bool, daemon: _Daemon, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(config: Config) -> int:
+        raise RuntimeError("nobody expected this")
+
+    monkeypatch.setattr(daemon, "run", broken)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["-debug"] if debug else [])
+    assert caught.value.code == 1
+    shown = capfd.readouterr().err
+    assert shown.endswith(
+        "gvproxy: internal error (RuntimeError: nobody expected this); -debug shows where\n"
+    )
+    assert ("Traceback" in shown) is debug
+    assert debug or shown.count("\n") == 1
+
+
+_INTERRUPTED = """
+import os, signal, sys
+from importlib.metadata import entry_points
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+(program,) = entry_points(group="console_scripts", name="gvproxy")
+program.load()()
+"""
+
+
+@pytest.mark.parametrize("module", ["gvproxy.cli", "gvproxy.config"])
+def test_ctrl_c_while_modules_are_loaded_is_quiet(module: str) -> None:
+    """The process ends by the signal, which a shell shows as status 130."""
+    command = [sys.executable, "-c", _INTERRUPTED, module]
+    done = subprocess.run(command, capture_output=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_end_is_logged(number: signal.Signals, tmp_path: Path) -> None:
+    process = Gvproxy(tmp_path).process
+    os.kill(process.pid, number)
+    assert process.wait(10) == 0
+    assert process.last_line().endswith(f"gvproxy.daemon: ending ({number.name})")

@@ -1,5 +1,6 @@
 """Which host address a guest's destination means."""
 
+import logging
 import socket
 from ipaddress import IPv4Address, IPv4Network
 
@@ -49,6 +50,8 @@ NAT = {
         ("192.168.1.1", "192.168.1.1"),
     ],
 )
-def test_destination(guest: str, host: str | None) -> None:
+def test_destination(guest: str, host: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "gvproxy")
     destinations = Destinations(NAT, IPv4Network("192.168.127.0/24"))
     assert destinations.resolve(socket.inet_aton(guest)) == host
+    assert caplog.messages == ([f"{guest} is closed to guests"] if host is None else [])

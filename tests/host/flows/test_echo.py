@@ -65,6 +65,9 @@ def test_answers_carry_the_guests_own_identifier(guest: Guest) -> None:
         assert source == HOST
         assert message == icmp.build(icmp.ECHO_REPLY, 0, identifier << 16 | sequence, body)
     assert len(guest.echo.sessions) == 2
+    counters = guest.host.counters
+    assert (counters.echo_requests, counters.echo_replies) == (3, 3)
+    assert counters.unreachable_out == 0
 
 
 def test_large_and_empty_pings(guest: Guest) -> None:
@@ -114,6 +117,9 @@ def test_closed_addresses_are_prohibited(guest: Guest) -> None:
     ping(guest, METADATA, 1, 1, b"x")
     assert [code for _, code, _ in guest.unreachable] == [icmp.ADMIN_PROHIBITED]
     assert len(guest.echo.sessions) == 0
+    counters = guest.host.counters
+    assert (counters.echo_requests, counters.echo_replies) == (1, 0)
+    assert counters.unreachable_out == 1
 
 
 def test_where_pings_are_not_allowed_that_is_said_once(

@@ -1,6 +1,7 @@
 """A guest's connections joined to sockets on loopback: how they begin, carry, wait and end."""
 
 import errno
+import logging
 import socket
 from contextlib import suppress
 
@@ -73,13 +74,18 @@ def test_a_connection_carries_both_ways(guest: Guest, server: socket.socket) -> 
         assert flow._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_refused_is_refused(guest: Guest, closed_port: int) -> None:
+def test_refused_is_refused(
+    guest: Guest, closed_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "gvproxy")
     sock = guest.connect(HOST, closed_port)
     guest.loop.until(lambda: sock.told)
     assert sock.told == ["RESET"]
     assert guest.tcp.failed == 1
     assert guest.unreachable == []
     assert not guest.host.connections.find
+    where = f"192.168.127.254:{closed_port}"
+    assert caplog.messages == [f"no connection to {where}: Connection refused"]
 
 
 @pytest.mark.parametrize(

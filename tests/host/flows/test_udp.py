@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import logging
 import socket
 from collections.abc import Callable, Iterator
 
@@ -128,13 +129,17 @@ def check_quote(quote: bytes, port: int) -> None:
     assert quote[20:24] == PORT.to_bytes(2, "big") + port.to_bytes(2, "big")
 
 
-def test_a_closed_port_is_unreachable_each_time(guest: Guest, closed_port: int) -> None:
+def test_a_closed_port_is_unreachable_each_time(
+    guest: Guest, closed_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "gvproxy")
     for count in (1, 2, 3):
         guest.send_to(HOST, closed_port, b"anyone?", PORT)
         guest.loop.until(lambda count=count: len(guest.unreachable) == count)
         source, code, quote = guest.unreachable[-1]
         assert (source, code) == (HOST, icmp.PORT_UNREACHABLE)
         check_quote(quote, closed_port)
+    assert caplog.messages == [f"127.0.0.1:{closed_port} is unreachable: ICMP type 3, code 3"] * 3
 
 
 def test_an_error_does_not_swallow_the_next_datagram(
@@ -254,15 +259,23 @@ def test_many_errors_at_once_are_all_told(guest: Guest, closed_port: int) -> Non
     ],
 )
 def test_what_the_host_refuses_to_send(
-    guest: Guest, monkeypatch: pytest.MonkeyPatch, error: int, code: int | None
+    guest: Guest,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: int,
+    code: int | None,
 ) -> None:
     def fail(*_: object) -> int:
-        raise OSError(error, "")
+        raise OSError(error, "why")
+
+    caplog.set_level(logging.DEBUG, "gvproxy")
 
     monkeypatch.setattr(socket.socket, "sendto", fail)
     guest.send_to(OUTSIDE, 53, b"x", PORT)
     guest.loop.run()
     assert [got for _, got, _ in guest.unreachable] == ([] if code is None else [code])
+    said = [] if error == errno.EAGAIN else ["nothing can be sent to 192.0.2.1: why"]
+    assert caplog.messages == said
 
 
 def test_which_icmp_errors_are_passed_on(

@@ -198,7 +198,7 @@ def test_a_reset_closes_the_port() -> None:
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     client.close()
     bench.loop.until(lambda: bench.reasons)
-    assert "reset" in bench.reasons[0]
+    assert bench.reasons == ["Connection reset by peer"]
     bench.close()
 
 
@@ -344,7 +344,7 @@ def test_a_guest_that_is_gone_when_the_queue_leaves(bench: Bench) -> None:
     bench.guest.close()
     bench.port.send(vnet.PLAIN, b"anyone?")
     bench.loop.until(lambda: bench.reasons)
-    assert "pipe" in bench.reasons[0].lower()
+    assert bench.reasons == ["Broken pipe"]
 
 
 @pytest.mark.parametrize("factory", [asyncio.SelectorEventLoop, uvloop.new_event_loop])

@@ -102,6 +102,19 @@ def client() -> Client:
     return Client()
 
 
+def test_debug_shows_each_message(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "gvproxy")
+    client.ask(DISCOVER)
+    client.send(message(200))
+    client.send(b"none")
+    assert caplog.messages == [
+        "DHCP DISCOVER from 02:00:00:00:00:01",
+        f"DHCP OFFER for 02:00:00:00:00:01: {FIRST}",
+        "DHCP 200 from 02:00:00:00:00:01",
+        "a malformed DHCP message",
+    ]
+
+
 # The exchange
 
 

@@ -1,6 +1,7 @@
 """The DNS server in front of stand-in name servers on loopback, with a clock set by hand."""
 
 import asyncio
+import logging
 import random
 import socket
 from collections.abc import Callable, Iterator
@@ -283,13 +284,19 @@ def test_a_closed_port_is_known_at_once(bench: Bench) -> None:
     assert bench.resolver.counters.timeouts == 0
 
 
-def test_all_ports_closed(bench: Bench) -> None:
+def test_all_ports_closed(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "gvproxy")
     bench.list_servers(3)
     for upstream in bench.upstreams:
         upstream.sock.close()
     bench.ask(question())
     bench.loop.run()
     assert bench.rcodes() == ["SERVFAIL"]
+    asked = "www.example.com (type 1)"
+    assert caplog.messages == [
+        *(f"name server 127.0.0.{n}, asked for {asked}: Connection refused" for n in (1, 2, 3)),
+        f"no name server has an answer for {asked}",
+    ]
 
 
 @pytest.mark.parametrize("rcode", ["REFUSED", "SERVFAIL", "NOTIMP"])
@@ -304,13 +311,20 @@ def test_a_server_that_refuses_is_followed_by_the_next(bench: Bench, rcode: str)
     assert bench.rcodes() == ["NOERROR"]
 
 
-def test_the_last_refusal_is_the_answer(bench: Bench) -> None:
+def test_the_last_refusal_is_the_answer(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "gvproxy")
     bench.list_servers(2)
     bench.ask(question())
     bench.upstreams[0].answer(failing(RCODE.REFUSED))
     bench.loop.run()
     bench.loop.advance(TIMEOUT)
     assert bench.rcodes() == ["REFUSED"]
+    asked = "www.example.com (type 1)"
+    assert caplog.messages == [
+        f"name server 127.0.0.1, asked for {asked}: REFUSED",
+        f"name server 127.0.0.2, asked for {asked}: no answer",
+        f"no name server has an answer for {asked}",
+    ]
 
 
 def test_no_server_at_all(bench: Bench) -> None:

@@ -60,7 +60,7 @@ def test_a_ping_is_answered_from_the_address_it_was_for(destination: bytes, size
     assert packet.data.type == dpkt.icmp.ICMP_ECHOREPLY
     assert (packet.data.data.id, packet.data.data.seq) == (0xFFFF, 3)
     assert packet.data.data.data == pattern(size)
-    assert bench.counters.icmp_echo == 1
+    assert bench.counters.echo_requests == 1
 
 
 @pytest.mark.parametrize("size", [1473, 1480, 1481, 2953, 20_001, 65_507])
@@ -149,7 +149,7 @@ def test_what_is_wrong_is_counted_and_dropped(frame: bytes, counter: str) -> Non
     bench = Bench()
     assert bench.give(frame) == []
     assert getattr(bench.counters, counter) == 1
-    assert bench.counters.icmp_echo == 0
+    assert bench.counters.echo_requests == 0
 
 
 def test_a_length_beyond_the_frame_is_malformed() -> None:
