@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from taplink import endpoint as module
 from taplink.endpoint import (
     MAX_UNIX_PATH,
     Endpoint,
@@ -279,3 +280,23 @@ def test_a_connection_needs_a_peer(url: str, example: str) -> None:
 @pytest.mark.parametrize("url", ["tcp://host:80", "vsock://2:1024", "unix:///a"])
 def test_a_peer(url: str) -> None:
     assert parse_peer(url) == parse_listener(url) == parse(url)
+
+
+def test_a_vsock_socket_has_large_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers: `socket` makes 64 bits of them for this family, and takes no bytes."""
+    options = []
+
+    class Socket:
+        def __init__(self, family: int, kind: int) -> None:
+            assert (family, kind) == (socket.AF_VSOCK, socket.SOCK_STREAM)
+
+        def setsockopt(self, level: int, option: int, value: object) -> None:
+            assert level == socket.AF_VSOCK
+            options.append((option, value))
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    module._vsock_socket(parse("vsock://2:1024"))
+    assert options == [
+        (socket.SO_VM_SOCKETS_BUFFER_MAX_SIZE, module.VSOCK_BUFFER),
+        (socket.SO_VM_SOCKETS_BUFFER_SIZE, module.VSOCK_BUFFER),
+    ]

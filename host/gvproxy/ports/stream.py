@@ -70,6 +70,7 @@ class StreamPort:
         self._fd = sock.fileno()
         self._pack = framing.length.pack
         self._overhead = framing.length.size + framing.offset
+        self._largest = framing.limit - framing.offset
         self._reader: FrameReader | None = FrameReader(framing)
         self._stack = stack
         self._loop = loop
@@ -134,10 +135,10 @@ class StreamPort:
 
     def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
         counters = self.counters
-        if self._size > LIMIT or self._closed is None:
+        size = len(header) + len(payload)
+        if self._size > LIMIT or size > self._largest or self._closed is None:
             counters.dropped += 1
             return
-        size = len(header) + len(payload)
         if self.offset:
             self._queue.append(self._pack(size + self.offset) + meta + header)
         else:

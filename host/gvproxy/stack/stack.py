@@ -1,6 +1,6 @@
 """The gateway's stack: what happens to a batch of frames.
 
-`receive` is the hot path: one struct unpacks Ethernet, IPv4 and TCP of the expected segment, the
+`_batch` is the hot path: one struct unpacks Ethernet, IPv4 and TCP of the expected segment, the
 raw bytes of addresses and ports find its connection, and `prediction` takes it, or `tcp.input`
 where its contents are a surprise.  Whatever looks different goes through `_frame`, layer by layer.
 At the batch's end each connection that was touched hands its data over and acknowledges once.
@@ -71,6 +71,12 @@ class Stack:
 
     def receive(self, port: Port, frames: list[memoryview], now: float) -> None:
         """Take a batch of frames from a port; the views are not kept."""
+        try:
+            self._batch(port, frames, now)
+        finally:
+            self.connections.flush(now)
+
+    def _batch(self, port: Port, frames: list[memoryview], now: float) -> None:
         offset = port.offset
         least = offset + _EXPECTED.size
         find, unpack = self.connections.find, _EXPECTED.unpack_from
@@ -122,7 +128,6 @@ class Stack:
                         continue
             self._frame(port, frame, offset, now)
         self.counters.ip_in += expected
-        self.connections.flush(now)
 
     def _frame(self, port: Port, frame: memoryview, offset: int, now: float) -> None:
         if len(frame) < offset + ethernet.SIZE:

@@ -277,6 +277,15 @@ def test_more_frames_than_fit_one_call(bench: Bench) -> None:
     assert bench.read_all() == bench.pack(*frames)
 
 
+def test_a_frame_the_dialect_has_no_length_for_is_dropped(bench: Bench) -> None:
+    """A guest with offloads may send what 16 bits of hyperkit cannot count."""
+    largest = bench.framing.limit - bench.framing.offset
+    for size in (largest + 1, largest, 60):
+        bench.port.send(vnet.PLAIN, bytes(size))
+    assert (bench.port.counters.dropped, bench.port.counters.frames_out) == (1, 2)
+    assert bench.read_all() == bench.pack(bytes(largest), bytes(60))
+
+
 def fill(bench: Bench, size: int) -> int:
     """Queue frames until the port has `size` bytes; return their number."""
     count = 0

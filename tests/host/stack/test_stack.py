@@ -224,6 +224,19 @@ def test_a_batch_is_acknowledged_once() -> None:
     assert len(one.user.data) == len(two.user.data) == 14_480
 
 
+def test_no_view_outlives_a_batch_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    peer = Peer(bench).connect()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(bench.stack.ip, "receive", fail)
+    with pytest.raises(RuntimeError):
+        bench.give(peer.data(b"abc"), udp(b"x"))
+    assert peer.user.data == b"abc"
+
+
 def test_timers_run_when_they_were_asked_for() -> None:
     bench = Bench()
     peer = Peer(bench).connect()
