@@ -100,7 +100,7 @@ def stats(
             "InvalidSegmentsReceived": tcp.invalid,
             "SegmentsSent": tcp.segments_out,
             "Retransmits": tcp.retransmits,
-            "FastRetransmit": tcp.fast_retransmits,
+            "FastRetransmit": tcp.fast_recoveries,
             "Timeouts": tcp.timeouts,
             "ResetsReceived": tcp.resets_in,
             "ResetsSent": tcp.resets_out,

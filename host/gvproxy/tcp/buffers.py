@@ -1,10 +1,10 @@
 """The two queues of a connection: bytes sent and not acknowledged, and bytes that came early."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from operator import itemgetter
 
-_LEFT = itemgetter(0)
+_LEFT, _RIGHT = itemgetter(0), itemgetter(1)
 
 
 class SendBuffer:
@@ -58,7 +58,7 @@ class SendBuffer:
 
 
 class Reassembly:
-    """Payload that arrived ahead of a gap: disjoint, sorted pieces, and the newest one's number.
+    """Payload that arrived ahead of a gap: disjoint, sorted pieces, and the ranges they make up.
 
     Bounded by the window, which the caller trims to first, and in the number of pieces: one byte
     alone takes a hundred.  What is kept is copied, since it outlives the receive buffer it came in.
@@ -66,24 +66,30 @@ class Reassembly:
 
     MAX_PIECES = 2048
     """A megabyte of the smallest common segments (536); what comes beyond has to come again."""
+    MAX_BLOCKS = 4  # that a SACK option has room for
 
-    __slots__ = ("_latest", "_pieces", "size")
+    __slots__ = ("_pieces", "_ranges", "_recent", "size")
 
     def __init__(self) -> None:
         self._pieces: list[tuple[int, bytes]] = []
-        self._latest = 0
+        self._ranges: list[tuple[int, int]] = []
+        self._recent: deque[int] = deque(maxlen=self.MAX_BLOCKS)  # where what came last begins
         self.size = 0
 
     def __bool__(self) -> bool:
         return bool(self._pieces)
 
-    def add(self, start: int, payload: bytes | memoryview) -> None:
-        """Keep what of `payload` is not there yet; `start` is its first sequence number."""
+    def add(self, start: int, payload: bytes | memoryview) -> bool:
+        """Keep what of `payload` is not there yet; `start` is its first sequence number.
+
+        Says whether anything of it was new, or might have been and had no place.
+        """
         end = start + len(payload)
-        pieces = self._pieces
+        pieces, before = self._pieces, self.size
         if len(pieces) >= self.MAX_PIECES:
-            return
-        self._latest = start
+            return True
+        self._recent.appendleft(start)
+        self._cover(start, end)
         index = bisect_right(pieces, start, key=_LEFT)
         if index:
             left, data = pieces[index - 1]
@@ -103,31 +109,46 @@ class Reassembly:
             payload = payload[skip - start :]
             start = skip
             index += 1
+        return self.size > before
+
+    def _cover(self, start: int, end: int) -> None:
+        ranges = self._ranges
+        first = bisect_left(ranges, start, key=_RIGHT)
+        last = bisect_right(ranges, end, key=_LEFT)
+        if first < last:
+            start = min(start, ranges[first][0])
+            end = max(end, ranges[last - 1][1])
+        ranges[first:last] = [(start, end)]
 
     def take(self, start: int) -> list[bytes]:
         """Remove and return the pieces that follow `start` without a gap."""
         pieces, taken = self._pieces, []
-        while pieces and pieces[0][0] <= start:
-            left, data = pieces.pop(0)
+        count = 0
+        for left, data in pieces:
+            if left > start:
+                break
+            count += 1
             self.size -= len(data)
             if left + len(data) > start:
                 taken.append(data[start - left :] if left < start else data)
                 start = left + len(data)
+        del pieces[:count]
+        del self._ranges[: bisect_right(self._ranges, start, key=_LEFT)]
         return taken
 
-    def blocks(self, most: int) -> list[tuple[int, int]]:
-        """Return up to `most` (left, right) ranges, that of the newest arrival first (RFC 2018)."""
-        ranges: list[tuple[int, int]] = []
-        for left, data in self._pieces:
-            right = left + len(data)
-            if ranges and ranges[-1][1] == left:
-                ranges[-1] = (ranges[-1][0], right)
-            else:
-                ranges.append((left, right))
-        ranges.sort(key=lambda edge: not edge[0] <= self._latest < edge[1])
-        return ranges[:most]
+    def blocks(self) -> list[tuple[int, int]]:
+        """Return up to four (left, right) ranges, by their last arrivals (RFC 2018 §4)."""
+        found: list[tuple[int, int]] = []
+        for start in self._recent:
+            index = bisect_right(self._ranges, start, key=_LEFT) - 1
+            if index >= 0:
+                block = self._ranges[index]
+                if start < block[1] and block not in found:
+                    found.append(block)
+        return found
 
     def clear(self) -> None:
         """Forget everything."""
         self._pieces.clear()
+        self._ranges.clear()
         self.size = 0

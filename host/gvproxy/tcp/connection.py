@@ -18,7 +18,9 @@ from math import inf
 from typing import Protocol
 
 from gvproxy.tcp.buffers import Reassembly, SendBuffer
-from gvproxy.tcp.congestion import CongestionControl, NewReno
+from gvproxy.tcp.congestion import CongestionControl, Cubic
+from gvproxy.tcp.flight import Flight
+from gvproxy.tcp.rack import Rack
 from gvproxy.tcp.rtt import RttEstimator
 from gvproxy.wire import tcp as wire
 
@@ -29,6 +31,8 @@ The link's own delay is a fraction of a millisecond; the outside path's is the o
 affair.  A megabyte is sixteen super-frames.
 """
 WINDOW_SHIFT = 7
+DELAYED_ACK = 0.05
+"""Seconds a guest may take to acknowledge a single segment: Linux waits 40 ms (TCP_ATO_MIN)."""
 MAX_SEGMENT = 65535 - 20 - 60
 """Payload that fits one IPv4 packet whatever the options."""
 
@@ -54,7 +58,10 @@ class Timer(Enum):
 
     NONE = auto()
     RETRANSMIT = auto()
+    PROBE = auto()  # of the flight's tail
+    REORDER = auto()  # until what came out of order counts as lost
     PERSIST = auto()
+    KEEPALIVE = auto()
     FIN_WAIT_2 = auto()
     TIME_WAIT = auto()
 
@@ -154,7 +161,10 @@ class Counters:
     segments_out: int = 0
     retransmits: int = 0
     timeouts: int = 0
-    fast_retransmits: int = 0
+    fast_recoveries: int = 0
+    tail_probes: int = 0
+    undone: int = 0
+    duplicates: int = 0
     resets_in: int = 0
     resets_out: int = 0
     challenges: int = 0
@@ -172,6 +182,7 @@ class Connection:
     mss: int  # the largest payload of one segment on the wire, options taken off
     iss: int
     mss_offered: int = 1460  # what our SYN says: the interface's MTU less the fixed headers
+    keepalive: float = inf  # seconds of silence until the guest is asked whether it is there
     ts_offset: int = 0  # added to the clock for TSval, so that it tells no uptime
     user: User | None = None
     state: State = State.CLOSED
@@ -180,7 +191,6 @@ class Connection:
     # Sending
     snd_una: int = 0
     snd_nxt: int = 0
-    snd_max: int = 0  # the highest snd_nxt so far; snd_nxt falls back behind it after a timeout
     snd_wnd: int = 0
     snd_wl1: int = 0
     snd_wl2: int = 0
@@ -188,9 +198,13 @@ class Connection:
     max_snd_wnd: int = 0
     fin_queued: bool = False
     wants_room: bool = False
-    dup_acks: int = 0
-    recover: int = 0  # snd_max when recovery began (RFC 6582)
+    dup_acks: int = 0  # of a guest without SACK
     recovering: bool = False
+    timed_out: bool = False  # recovering from a timeout
+    recover: int = 0  # snd_nxt when recovery began (RFC 6582, RFC 6675)
+    resent_at: float = -1.0  # when the first retransmission of this recovery left
+    probe_end: int = -1  # snd_nxt when the tail was probed (RFC 8985 TLP.end_seq)
+    probe_again: bool = False  # the probe was a retransmission
     retries: int = 0
 
     # Receiving
@@ -201,7 +215,9 @@ class Connection:
     rcv_held: int = 0  # bytes the user was given and has not consumed
     rcv_limit: int = RECEIVE_BUFFER
     rcv_shift: int = 0
+    rcv_fin: int = -1  # where the guest's stream ends, from a FIN that came ahead of a gap
     fin_seen: bool = False
+    repeated: tuple[int, int] | None = None  # what came once more, for D-SACK
     eof_told: bool = False
     ack: Ack = Ack.NONE
     interactive: bool = True  # until a delayed ACK found no data to ride along with
@@ -209,6 +225,7 @@ class Connection:
     # Options
     timestamps: bool = False
     ts_recent: int = 0
+    ts_recent_at: float = 0.0  # when the guest last moved it
     sack: bool = False
 
     # Timing
@@ -218,9 +235,11 @@ class Connection:
     ack_at: float = inf
     scheduled_at: float = inf  # the scheduler's: when it will call `timers.expire`
     challenge_at: float = -inf  # when the last challenge ACK was sent
-    timed_seq: int = -1  # the end of the segment whose round trip is being measured
-    timed_at: float = 0.0
+    heard_at: float = 0.0  # when the guest last sent anything
+    syn_at: float = -1.0  # when our SYN left; negative where it left more than once
 
+    flight: Flight = field(default_factory=Flight)
+    rack: Rack = field(default_factory=Rack)
     out: SendBuffer = field(init=False)
     early: Reassembly | None = None
     inbox: list[memoryview | bytes] = field(default_factory=list)  # of this batch
@@ -228,9 +247,9 @@ class Connection:
     congestion: CongestionControl = field(init=False)
 
     def __post_init__(self) -> None:
-        self.snd_una = self.snd_nxt = self.snd_max = self.recover = self.iss
+        self.snd_una = self.snd_nxt = self.recover = self.iss
         self.out = SendBuffer(self.iss + 1)
-        self.congestion = NewReno(self.mss)
+        self.congestion = Cubic(self.mss)
 
     @property
     def deadline(self) -> float:
@@ -249,6 +268,33 @@ class Connection:
         self.timer = Timer.NONE
         self.timer_at = inf
 
+    def await_ack(self, now: float) -> None:
+        """Wait for the acknowledgment of what is on its way, where there is something."""
+        if not self.flight.records:
+            self.rest(now)
+            return
+        rtt = self.rtt
+        if self.sack and self.probe_end < 0 and not self.recovering and rtt.srtt:
+            wait = rtt.pto
+            if self.snd_nxt - self.snd_una <= self.mss:
+                wait += DELAYED_ACK
+            if wait < rtt.rto:
+                self.arm(Timer.PROBE, now + wait)
+                return
+        self.arm(Timer.RETRANSMIT, now + rtt.rto)
+
+    def rest(self, now: float) -> None:
+        """Wait for nothing but a guest that has gone silent."""
+        if self.keepalive < inf:
+            self.arm(Timer.KEEPALIVE, now + self.keepalive)
+        else:
+            self.disarm()
+
+    @property
+    def resting(self) -> bool:
+        """Nothing is on its way that would bring an answer."""
+        return self.timer is Timer.NONE or self.timer is Timer.KEEPALIVE
+
     def await_window(self, now: float) -> None:
         """Ask the guest from time to time, until its window opens (RFC 9293 §3.8.6.1)."""
         self.probe_interval = self.rtt.rto
@@ -261,13 +307,13 @@ class Connection:
         the sender's silly-window avoidance (RFC 9293 §3.8.6.2.1).
         """
         if not self.path.congested:
-            flight = self.out.end - self.snd_una
-            usable = min(self.congestion.cwnd, self.snd_wnd) - flight
+            queued = self.out.end - self.snd_una
+            usable = min(self.congestion.cwnd + self.flight.sacked, self.snd_wnd) - queued
             if usable >= self.mss or (
-                usable > 0 and (not flight or usable >= self.max_snd_wnd >> 1)
+                usable > 0 and (not queued or usable >= self.max_snd_wnd >> 1)
             ):
                 return usable
-            if self.timer is Timer.NONE:
+            if self.resting:
                 self.await_window(now)
         else:
             self.scheduler.wait_for_path(self)

@@ -6,17 +6,18 @@
 from dataclasses import dataclass, field
 from math import inf
 
-from gvproxy.tcp import output
+from gvproxy.tcp import output, recovery
 from gvproxy.tcp.buffers import Reassembly
 from gvproxy.tcp.connection import MAX_SEGMENT, WINDOW_SHIFT, Ack, Connection, End, State, Timer
-from gvproxy.tcp.rtt import RTO_AFTER_LOST_SYN
+from gvproxy.tcp.rtt import MAX_RTO, RTO_AFTER_LOST_SYN
 from gvproxy.tcp.seq import MASK, unwrap
 from gvproxy.tcp.timers import FIN_WAIT_2_TIME, TIME_WAIT_TIME
 from gvproxy.wire import tcp as wire
 
 CHALLENGE_INTERVAL = 0.1
 """Seconds between two challenge ACKs of one connection (RFC 5961 §7 wants a limit)."""
-DUP_THRESHOLD = 3  # RFC 5681 §3.2
+PAWS_IDLE = 24 * 86400.0
+"""Seconds after which a guest's clock of 1 ms may have gone once around (RFC 7323 §5.5)."""
 
 _TEXT = (State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2)
 
@@ -60,16 +61,17 @@ def may_reopen(c: Connection, segment: Segment) -> bool:
 def segment_arrives(c: Connection, segment: Segment, now: float) -> None:
     """Take one segment; what it makes possible happens in `output.flush`, at the batch's end."""
     c.counters.segments_in += 1
+    c.heard_at = now
     c.scheduler.touch(c)
     if c.state is State.LISTEN:
-        _listen(c, segment)
+        _listen(c, segment, now)
     elif c.state is State.SYN_SENT:
         _syn_sent(c, segment, now)
     elif c.state is not State.CLOSED:
         _otherwise(c, segment, now)
 
 
-def _listen(c: Connection, segment: Segment) -> None:
+def _listen(c: Connection, segment: Segment, now: float) -> None:
     """RFC 9293 §3.10.7.2; a SYN that comes again finds the decision still open."""
     if segment.flags & wire.RST:
         return
@@ -77,7 +79,7 @@ def _listen(c: Connection, segment: Segment) -> None:
         _refuse_ack(c, segment)
     elif segment.flags & wire.SYN:
         # Its text is not kept: the SYN alone is acknowledged, and the guest sends it again.
-        _take_syn(c, segment)
+        _take_syn(c, segment, now)
 
 
 def _refuse_ack(c: Connection, segment: Segment) -> None:
@@ -86,7 +88,7 @@ def _refuse_ack(c: Connection, segment: Segment) -> None:
     c.path.send(segment.ack, 0, wire.RST, 0, b"", b"", c.mss)
 
 
-def _take_syn(c: Connection, segment: Segment) -> None:
+def _take_syn(c: Connection, segment: Segment, now: float) -> None:
     """Keep what the guest's SYN says: its numbers, its window and what it can do."""
     options = segment.options
     c.irs = segment.seq
@@ -96,7 +98,7 @@ def _take_syn(c: Connection, segment: Segment) -> None:
     mss = min(max(options.mss or wire.DEFAULT_MSS, wire.MIN_MSS), c.mss_offered, MAX_SEGMENT)
     c.timestamps = options.timestamps is not None
     if options.timestamps is not None:
-        c.ts_recent = options.timestamps[0]
+        c.ts_recent, c.ts_recent_at = options.timestamps[0], now
         mss -= wire.TIMESTAMPS.size
     c.mss = c.congestion.mss = mss
     if options.window_shift is None:
@@ -123,12 +125,13 @@ def _syn_sent(c: Connection, segment: Segment, now: float) -> None:
         return
     if not flags & wire.SYN:
         return
-    _take_syn(c, segment)
+    _take_syn(c, segment, now)
     c.rcv_adv += min(c.rcv_limit, 0xFFFF)  # what our SYN offered
     if acceptable:
         c.snd_una = c.snd_nxt
         c.ack = Ack.NOW
         _enter_established(c, now)
+        _process_text(c, segment, c.rcv_nxt, now)
     else:
         c.state = State.SYN_RECEIVED  # simultaneous open
         output.emit_syn(c, now)
@@ -139,13 +142,14 @@ def _enter_established(c: Connection, now: float) -> None:
     c.counters.established += 1
     c.snd_wl1, c.snd_wl2 = c.rcv_nxt, c.snd_una
     c.max_snd_wnd = c.snd_wnd
-    c.retries = 0
-    c.disarm()
-    if c.timed_seq >= 0:
-        c.rtt.sample(now - c.timed_at)
-        c.timed_seq = -1
-    else:
+    if c.syn_at >= 0:
+        c.rtt.sample(now - c.syn_at)
+    if c.retries:
+        # Ours was lost: RFC 6298 (5.7), RFC 5681 §3.1.
         c.rtt.rto = RTO_AFTER_LOST_SYN
+        c.congestion.cwnd = c.mss
+    c.retries = 0
+    c.rest(now)
     if c.fin_queued:
         c.state = State.FIN_WAIT_1
     if c.user is not None:
@@ -163,10 +167,9 @@ def _otherwise(c: Connection, segment: Segment, now: float) -> None:
         segment.flags &= ~wire.SYN
         segment.window >>= c.snd_shift  # a SYN's is not scaled; later ones will be
         seq += 1
-    if not _check_timestamp(c, segment) or not _check_sequence(c, segment, seq):
-        _unacceptable(c, segment, now)
+    if not _check_timestamp(c, segment, now) or not _check_sequence(c, segment, seq):
+        _unacceptable(c, segment, seq, now)
         return
-    _keep_timestamp(c, segment, seq)
     if segment.flags & wire.RST:
         _check_reset(c, seq, now)
         return
@@ -175,17 +178,24 @@ def _otherwise(c: Connection, segment: Segment, now: float) -> None:
         return
     if not segment.flags & wire.ACK:
         return
+    keep = seq <= c.rcv_acked
     if not _process_ack(c, segment, seq, now):
         return
+    if keep and c.timestamps and segment.options.timestamps is not None:
+        # RFC 7323 §5.3 R3, yet of a segment that has passed all checks.
+        c.ts_recent, c.ts_recent_at = segment.options.timestamps[0], now
     _process_text(c, segment, seq, now)
 
 
-def _unacceptable(c: Connection, segment: Segment, now: float) -> None:
+def _unacceptable(c: Connection, segment: Segment, seq: int, now: float) -> None:
     """Answer a segment outside the window: it helps whoever lost ours, and keep-alives (§3.8.4)."""
     if segment.flags & wire.RST:
         return
     if (segment.payload or segment.flags & wire.FIN) and not segment.flags & wire.SYN:
         c.ack = Ack.NOW
+        end = seq + len(segment.payload)
+        if seq < end <= c.rcv_nxt:
+            c.repeated = (seq, end)
         if c.state is State.TIME_WAIT:
             c.arm(Timer.TIME_WAIT, now + TIME_WAIT_TIME)
     else:
@@ -193,7 +203,7 @@ def _unacceptable(c: Connection, segment: Segment, now: float) -> None:
         _challenge(c, now)
 
 
-def _check_timestamp(c: Connection, segment: Segment) -> bool:
+def _check_timestamp(c: Connection, segment: Segment, now: float) -> bool:
     """Tell an old duplicate by its timestamp: PAWS, RFC 7323 §5.3 R1.
 
     Deviation: §3.2 would drop a segment that lacks timestamps; Linux takes it.
@@ -204,14 +214,8 @@ def _check_timestamp(c: Connection, segment: Segment) -> bool:
         or stamps is None
         or bool(segment.flags & wire.RST)
         or (stamps[0] - c.ts_recent) & MASK <= 0x7FFFFFFF
+        or now - c.ts_recent_at > PAWS_IDLE
     )
-
-
-def _keep_timestamp(c: Connection, segment: Segment, seq: int) -> None:
-    """Remember the timestamp to echo: RFC 7323 §5.3 R3."""
-    stamps = segment.options.timestamps
-    if c.timestamps and stamps is not None and seq <= c.rcv_acked and not segment.flags & wire.RST:
-        c.ts_recent = stamps[0]
 
 
 def _check_sequence(c: Connection, segment: Segment, seq: int) -> bool:
@@ -260,65 +264,47 @@ def _process_ack(c: Connection, segment: Segment, seq: int, now: float) -> bool:
         c.snd_wnd = segment.window << c.snd_shift
         _enter_established(c, now)
         return True
-    if ack > c.snd_max or ack < c.snd_una - max(c.max_snd_wnd, 0xFFFF):
+    if ack > c.snd_nxt or ack < c.snd_una - max(c.max_snd_wnd, 0xFFFF):
         _challenge(c, now)  # RFC 5961 §5
         return False
-    if ack > c.snd_una:
-        acknowledged(c, ack, now)
-    elif ack == c.snd_una:
-        _maybe_duplicate(c, segment, now)
     if ack >= c.snd_una:
+        _process_losses(c, segment, ack, now)
         _update_window(c, segment, seq, ack, now)
     if c.fin_queued and c.snd_una > c.out.end:
         return _fin_acknowledged(c, now)
     return True
 
 
-def acknowledged(c: Connection, ack: int, now: float) -> None:
-    """Take a new acknowledgment: free what it covers, measure, move the windows and the timer."""
-    count, flight = ack - c.snd_una, c.snd_max - c.snd_una
-    c.snd_una = ack
-    c.out.release(ack)
-    if ack > c.snd_nxt:
-        c.snd_nxt = ack
-    c.retries = 0
-    c.dup_acks = 0
-    if 0 <= c.timed_seq <= ack:
-        c.rtt.sample(now - c.timed_at)
-        c.timed_seq = -1
-    if not c.recovering:
-        c.congestion.acknowledged(count, flight, now)
-    elif ack >= c.recover:
-        c.recovering = False
-        c.congestion.recovered()
-    else:
-        # A partial acknowledgment: the next hole, and the window deflated (RFC 6582 §3.2).
-        output.retransmit_first(c, now)
-        c.congestion.cwnd = max(c.congestion.cwnd - count, 0) + c.mss
-    if ack == c.snd_max:
-        c.disarm()
-    else:
-        c.arm(Timer.RETRANSMIT, now + c.rtt.rto)
+def _process_losses(c: Connection, segment: Segment, ack: int, now: float) -> None:
+    """Take what the segment says of ours: acknowledged, arrived behind a gap, or missing."""
+    tsecr = segment.options.timestamps[1] if c.timestamps and segment.options.timestamps else 0
+    advances = ack > c.snd_una
+    if advances:
+        if c.recovering and tsecr:
+            recovery.undo(c, tsecr)
+        measured = recovery.acknowledged(c, ack, now)
+        if tsecr and not measured:
+            # What was sent again tells its round trip by its timestamp (RFC 7323 §4).
+            rtt = (int(now * 1000) + c.ts_offset - tsecr) & MASK
+            if rtt < MAX_RTO * 1000:
+                c.rtt.sample(max(rtt, 1) / 1000)
+    if c.sack:
+        if segment.options.sack:
+            recovery.take_sack(c, segment.options.sack, ack, now)
+        if c.flight.sacked or c.recovering:
+            recovery.detect(c, now)
+    elif not advances and _is_duplicate(c, segment):
+        recovery.duplicate(c, now)
 
 
-def _maybe_duplicate(c: Connection, segment: Segment, now: float) -> None:
-    """Count duplicate acknowledgments (RFC 5681 §2) and act on the third."""
-    if (
-        c.snd_una == c.snd_max
-        or segment.payload
-        or segment.flags & wire.FIN
-        or segment.window << c.snd_shift != c.snd_wnd
-    ):
-        return
-    c.dup_acks += 1
-    if c.recovering:
-        c.congestion.cwnd += c.mss  # one more segment has left the path
-    elif c.dup_acks == DUP_THRESHOLD and c.snd_una > c.recover:
-        c.counters.fast_retransmits += 1
-        c.recovering = True
-        c.recover = c.snd_max
-        c.congestion.lost(c.snd_max - c.snd_una, now)
-        output.retransmit_first(c, now)
+def _is_duplicate(c: Connection, segment: Segment) -> bool:
+    """Tell whether a segment is what RFC 5681 §2 calls a duplicate acknowledgment."""
+    return (
+        c.snd_una < c.snd_nxt
+        and not segment.payload
+        and not segment.flags & wire.FIN
+        and segment.window << c.snd_shift == c.snd_wnd
+    )
 
 
 def _update_window(c: Connection, segment: Segment, seq: int, ack: int, now: float) -> None:
@@ -336,7 +322,7 @@ def _update_window(c: Connection, segment: Segment, seq: int, ack: int, now: flo
         if c.user is not None:
             c.retries = 0
     elif c.timer is Timer.PERSIST:
-        c.disarm()
+        c.rest(now)
 
 
 def _fin_acknowledged(c: Connection, now: float) -> bool:
@@ -377,6 +363,8 @@ def _process_text(c: Connection, segment: Segment, seq: int, now: float) -> None
         output.close(c, End.RESET, now)
         return
     if seq < nxt:
+        if payload:
+            c.repeated = (seq, min(nxt, end))
         payload = payload[nxt - seq :]
         seq = nxt
         c.ack = Ack.NOW
@@ -385,13 +373,18 @@ def _process_text(c: Connection, segment: Segment, seq: int, now: float) -> None
         end = seq + len(payload)
         fin = False
         c.ack = Ack.NOW
+    if fin:
+        c.rcv_fin = end
     if seq > nxt:
-        # Deviation: a FIN ahead of a gap is not kept; the guest sends it again.
         if payload:
             if c.early is None:
                 c.early = Reassembly()
-            c.early.add(seq, payload)
-        c.ack = Ack.NOW  # SHLD: a duplicate ACK at once (RFC 5681 §4.2)
+            if not c.early.add(seq, payload):
+                c.repeated = (seq, end)
+        if c.sack:
+            c.ack = Ack.NOW
+        else:
+            output.acknowledge(c, now)  # each of them counts (RFC 5681 §4.2)
         return
     if payload:
         deliver(c, payload, now)
@@ -401,7 +394,7 @@ def _process_text(c: Connection, segment: Segment, seq: int, now: float) -> None
                 deliver(c, piece, now)
             if not c.early:
                 c.early = None
-    if fin and end == c.rcv_nxt:
+    if c.rcv_fin == c.rcv_nxt and (c.state in _TEXT):
         _process_fin(c, now)
 
 

@@ -3,6 +3,7 @@
 from math import inf
 
 from gvproxy.tcp.connection import MAX_SEGMENT, Ack, Connection, End, State, Timer
+from gvproxy.tcp.flight import Sent
 from gvproxy.tcp.seq import MASK
 from gvproxy.wire import tcp as wire
 
@@ -20,6 +21,7 @@ _SENDING = (
     State.CLOSING,
     State.LAST_ACK,
 )
+_ON_THE_WAY = (Timer.RETRANSMIT, Timer.PROBE, Timer.REORDER)
 
 
 def emit(c: Connection, seq: int, flags: int, payload: bytes | memoryview, now: float) -> None:
@@ -48,8 +50,12 @@ def emit(c: Connection, seq: int, flags: int, payload: bytes | memoryview, now: 
         else b""
     )
     mss = c.mss
-    if c.early and c.sack:
-        blocks = c.early.blocks(3 if c.timestamps else 4)
+    if c.sack and (c.early or c.repeated):
+        blocks = c.early.blocks() if c.early else []
+        if c.repeated is not None:
+            blocks.insert(0, c.repeated)  # D-SACK, RFC 2883 §4
+            c.repeated = None
+        del blocks[3 if c.timestamps else 4 :]
         sack = wire.build_sack([(left & MASK, right & MASK) for left, right in blocks])
         options += sack
         mss -= len(sack)  # RFC 6691 §2: what options take, the payload gives
@@ -77,12 +83,12 @@ def emit_syn(c: Connection, now: float) -> None:
     c.rcv_adv = c.rcv_nxt + window
     c.rcv_acked = c.rcv_nxt
     c.counters.segments_out += 1
-    if c.snd_max == c.iss:
-        c.snd_nxt = c.snd_max = c.timed_seq = c.iss + 1
-        c.timed_at = now
+    if c.snd_nxt == c.iss:
+        c.snd_nxt = c.iss + 1
+        c.syn_at = now
     else:
         c.counters.retransmits += 1
-        c.timed_seq = -1  # Karn: which one will be acknowledged?
+        c.syn_at = -1.0  # Karn: which one will be acknowledged?
     c.path.send(c.iss & MASK, c.rcv_nxt & MASK, flags, window, options, b"", c.mss)
     c.arm(Timer.RETRANSMIT, now + c.rtt.rto)
 
@@ -95,31 +101,32 @@ def acknowledge(c: Connection, now: float) -> None:
 def acceptable_seq(c: Connection) -> int:
     """Return the number for a segment without text: behind all that was sent, in the window.
 
-    `snd_nxt` would be wrong after a timeout, when it falls back: the guest takes no
-    acknowledgment from a segment that lies before its window.  That may have lost up to one unit
-    by rounding (RFC 7323 §2.4), which says nothing about where it ends.
+    That may have lost up to one unit by rounding (RFC 7323 §2.4), which says nothing about where
+    it ends.
     """
-    if c.snd_max - c.snd_una >= c.snd_wnd + (1 << c.snd_shift):
+    if c.snd_nxt - c.snd_una >= c.snd_wnd + (1 << c.snd_shift):
         return c.snd_una + c.snd_wnd
-    return c.snd_max
+    return c.snd_nxt
 
 
 def sent(c: Connection, nxt: int, now: float) -> None:
     """Account for everything up to `nxt` as sent."""
+    c.flight.records.append(Sent(c.snd_nxt, nxt, now))
     c.snd_nxt = nxt
-    if nxt > c.snd_max:
-        c.snd_max = nxt
-        if c.timed_seq < 0:
-            c.timed_seq, c.timed_at = nxt, now
-    if c.timer is not Timer.RETRANSMIT:
-        c.arm(Timer.RETRANSMIT, now + c.rtt.rto)
+    if c.timer not in _ON_THE_WAY:
+        c.await_ack(now)
 
 
 def transmit(c: Connection, now: float) -> None:
-    """Send what is queued as far as both windows allow, in the largest segments there are."""
+    """Send what is lost, and then what is queued, as far as both windows allow."""
+    flight = c.flight
+    if flight.lost:
+        _transmit_lost(c, now)
+        if flight.lost:
+            return
     end, una, mss = c.out.end, c.snd_una, c.mss
     largest = MAX_SEGMENT - MAX_SEGMENT % mss
-    limit = una + min(c.congestion.cwnd, c.snd_wnd)
+    limit = una + min(c.congestion.cwnd + flight.sacked, c.snd_wnd)
     nxt = c.snd_nxt
     while nxt < end:
         rest = end - nxt
@@ -131,8 +138,6 @@ def transmit(c: Connection, now: float) -> None:
                 break  # sender's silly-window avoidance (RFC 9293 §3.8.6.2.1)
             if size > mss:
                 size -= size % mss
-        if nxt < c.snd_max:
-            c.counters.retransmits += 1
         flags = wire.ACK | wire.PSH if size == rest else wire.ACK
         if c.fin_queued and size == rest:
             flags |= wire.FIN
@@ -142,22 +147,55 @@ def transmit(c: Connection, now: float) -> None:
     if c.fin_queued and nxt == end:
         emit(c, nxt, wire.ACK | wire.FIN, b"", now)
         sent(c, nxt + 1, now)
-    elif nxt < end and c.timer is Timer.NONE:
+    elif nxt < end and c.resting:
         c.await_window(now)
 
 
-def retransmit_first(c: Connection, now: float) -> None:
-    """Send the first unacknowledged segment again (RFC 5681 §3.2, RFC 6582 §3.2)."""
-    c.timed_seq = -1  # Karn: its round trip says nothing any more
+def _transmit_lost(c: Connection, now: float) -> None:
+    """Send again what is lost, the first segment of it whatever the window (RFC 6675 §5)."""
+    flight, mss = c.flight, c.mss
+    largest = MAX_SEGMENT - MAX_SEGMENT % mss
+    budget = c.congestion.cwnd - (c.snd_nxt - c.snd_una - flight.sacked - flight.lost)
+    edge = c.snd_una + c.snd_wnd
+    if c.resent_at < 0:
+        budget = max(budget, mss)
+    index = 0
+    while flight.lost and index < len(flight.records):
+        size = flight.lost_run(index)
+        if size:
+            allowed = min(budget, edge - flight.records[index].start, largest)
+            if allowed < size:
+                allowed -= allowed % mss if allowed > mss else 0
+                if allowed <= 0 or (allowed < mss and index):
+                    break
+                size = allowed
+            emit_again(c, flight.take_lost(index, size), now)
+            budget -= size
+            if not index:
+                c.arm(Timer.RETRANSMIT, now + c.rtt.rto)
+        index += 1
+
+
+def emit_again(c: Connection, record: Sent, now: float) -> None:
+    """Send what `record` stands for once more."""
+    record.at, record.again = now, True
     c.counters.retransmits += 1
-    una, end = c.snd_una, c.out.end
-    if una < end:
-        # No byte that was never sent: its acknowledgment would be one of nothing.
-        payload = c.out.peek(una, min(c.mss, end - una, c.snd_max - una))
-        fin = c.fin_queued and una + len(payload) == end and c.snd_max > end
-        emit(c, una, wire.ACK | wire.PSH | (wire.FIN if fin else 0), payload, now)
-    elif c.fin_queued:
-        emit(c, una, wire.ACK | wire.FIN, b"", now)
+    if c.resent_at < 0:
+        c.resent_at = now
+    start, end = record.start, c.out.end
+    size = min(record.end, end) - start
+    flags = wire.ACK | wire.PSH if record.end >= end and size else wire.ACK
+    if record.end > end:
+        flags |= wire.FIN
+    emit(c, start, flags, c.out.peek(start, size) if size else b"", now)
+
+
+def retransmit_first(c: Connection, now: float) -> None:
+    """Send the first unacknowledged segment again, whatever the windows."""
+    flight = c.flight
+    if not flight.records[0].lost:
+        flight.lose_first(c.mss)
+    emit_again(c, flight.take_lost(0, min(flight.lost_run(0), c.mss)), now)
 
 
 def hand_over(c: Connection, now: float) -> None:
@@ -183,7 +221,9 @@ def flush(c: Connection, now: float) -> None:
             user.ended(End.DONE, now)
     if c.state is State.CLOSED:
         return
-    if (c.snd_nxt < c.out.end or (c.fin_queued and c.snd_nxt == c.out.end)) and c.state in _SENDING:
+    if (
+        c.snd_nxt < c.out.end or (c.fin_queued and c.snd_nxt == c.out.end) or c.flight.lost
+    ) and c.state in _SENDING:
         transmit(c, now)
     if c.wants_room and c.user is not None:
         c.wants_room = False
@@ -225,8 +265,8 @@ def close(c: Connection, end: End, now: float) -> None:
     c.disarm()
     c.ack = Ack.NONE
     c.ack_at = inf
-    c.ack_at = inf
     c.out.clear()
+    c.flight.clear()
     c.early = None
     c.inbox = []
     c.scheduler.forget(c)

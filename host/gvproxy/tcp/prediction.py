@@ -7,7 +7,7 @@ the repetition: the general path costs about four times as much.
 """
 
 from gvproxy.tcp.connection import Ack, Connection, State
-from gvproxy.tcp.input import acknowledged
+from gvproxy.tcp.recovery import acknowledged
 from gvproxy.tcp.seq import MASK
 from gvproxy.wire import tcp as wire
 
@@ -38,6 +38,7 @@ def predict(
         or c.snd_wl1 > c.rcv_nxt
         or c.early
         or c.recovering
+        or c.flight.sacked
     ):
         return False
     size = len(payload)
@@ -49,11 +50,13 @@ def predict(
     elif not count and window == c.snd_wnd:
         return False  # a duplicate acknowledgment
     if count:
-        if count > c.snd_max - c.snd_una:
+        if count > c.snd_nxt - c.snd_una:
             return False
         acknowledged(c, c.snd_una + count, now)
     c.counters.segments_in += 1
+    c.heard_at = now
     if c.rcv_nxt == c.rcv_acked:
+        c.ts_recent_at = now
         c.ts_recent = tsval  # RFC 7323 §4.3: what is echoed is the first of what waits for an ACK
     c.snd_wnd = window
     if window > c.max_snd_wnd:

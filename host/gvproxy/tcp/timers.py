@@ -2,16 +2,19 @@
 
 from math import inf
 
-from gvproxy.tcp import output
+from gvproxy.tcp import output, recovery
 from gvproxy.tcp.connection import Ack, Connection, End, State, Timer
 from gvproxy.tcp.rtt import MAX_RTO
 from gvproxy.wire import tcp as wire
 
-SYN_RETRIES = 6  # Linux: tcp_syn_retries
+SYN_RETRIES = 7
+"""Three minutes at least (RFC 9293 MUST-23); Linux's six are two."""
 ARP_RETRIES = 1
 """SYNs sent again to an address nobody answers for: three seconds (Linux: mcast_solicit)."""
 RETRIES = 12
 """Retransmissions before the guest counts as gone: nearly five minutes (RFC 9293 §3.8.3, R2)."""
+KEEPALIVE_PROBES = 9  # Linux: tcp_keepalive_probes
+KEEPALIVE_INTERVAL = 75.0  # Linux: tcp_keepalive_intvl
 FIN_WAIT_2_TIME = 60.0  # Linux: tcp_fin_timeout
 TIME_WAIT_TIME = 2.0
 """Deviation: RFC 9293 has four minutes for the Internet's stray segments.
@@ -32,10 +35,23 @@ def expire(c: Connection, now: float) -> None:
         return
     if c.timer is Timer.RETRANSMIT:
         _retransmit(c, now)
+    elif c.timer is Timer.PROBE:
+        recovery.probe(c, now)
+    elif c.timer is Timer.REORDER:
+        c.await_ack(now)
+        recovery.detect(c, now)
+        output.transmit(c, now)
     elif c.timer is Timer.PERSIST:
-        _probe(c, now)
+        _probe_window(c, now)
+    elif c.timer is Timer.KEEPALIVE:
+        _probe_guest(c, now)
     elif c.timer in (Timer.TIME_WAIT, Timer.FIN_WAIT_2):
         output.close(c, End.DONE, now)
+
+
+def _give_up(c: Connection, now: float) -> None:
+    output.reset(c)
+    output.close(c, End.TIMED_OUT, now)
 
 
 def _retransmit(c: Connection, now: float) -> None:
@@ -44,37 +60,26 @@ def _retransmit(c: Connection, now: float) -> None:
     opening = c.state in (State.SYN_SENT, State.SYN_RECEIVED)
     if c.state is State.SYN_SENT and c.retries > ARP_RETRIES and not c.path.known:
         output.close(c, End.UNREACHABLE, now)
-        return
-    if c.retries > (SYN_RETRIES if opening else RETRIES):
-        output.reset(c)
-        output.close(c, End.TIMED_OUT, now)
-        return
-    c.timed_seq = -1
-    if opening:
+    elif c.retries > (SYN_RETRIES if opening else RETRIES):
+        _give_up(c, now)
+    elif opening:
         c.rtt.back_off()
         output.emit_syn(c, now)
-        return
-    c.recover = c.snd_max
-    c.recovering = False
-    c.dup_acks = 0
-    if c.snd_wnd:
-        if c.retries == 1:
-            c.congestion.timed_out(c.snd_max - c.snd_una, now)
-        # Everything outstanding counts as lost; slow start sends it again (RFC 5681 §3.1).
-        c.snd_nxt = c.snd_una
+    elif c.snd_wnd:
+        recovery.time_out(c, now)
         c.rtt.back_off()
         c.arm(Timer.RETRANSMIT, now + c.rtt.rto)
         output.transmit(c, now)
     else:
         # The window was closed over what is on its way: no congestion.  The first segment is the
-        # probe, and the others go when it opens.
+        # probe; like the others it goes when the window opens, for none was taken.
+        c.flight.lose_all()
         output.retransmit_first(c, now)
-        if c.snd_una < c.out.end:
-            c.snd_nxt = c.snd_una
+        c.flight.lose_all()
         c.arm(Timer.RETRANSMIT, now + _next_interval(c))
 
 
-def _probe(c: Connection, now: float) -> None:
+def _probe_window(c: Connection, now: float) -> None:
     """Ask for the window with a segment the guest must answer (RFC 9293 §3.8.6.1).
 
     It lies before the window and carries nothing, as Linux's does; it goes on for as long as the
@@ -82,8 +87,7 @@ def _probe(c: Connection, now: float) -> None:
     """
     c.retries += 1
     if c.retries > RETRIES:
-        output.reset(c)
-        output.close(c, End.TIMED_OUT, now)
+        _give_up(c, now)
         return
     output.emit(c, c.snd_una - 1, wire.ACK, b"", now)
     c.arm(Timer.PERSIST, now + _next_interval(c))
@@ -93,3 +97,17 @@ def _next_interval(c: Connection) -> float:
     """Wait twice as long before the next probe (MUST-36 of RFC 9293); not for the RTO to keep."""
     c.probe_interval = min(2 * (c.probe_interval or c.rtt.rto), MAX_RTO)
     return c.probe_interval
+
+
+def _probe_guest(c: Connection, now: float) -> None:
+    """Ask whether a guest that was silent for long is still there (RFC 9293 §3.8.4)."""
+    if now < c.heard_at + c.keepalive:
+        c.retries = 0
+        c.arm(Timer.KEEPALIVE, c.heard_at + c.keepalive)
+        return
+    c.retries += 1
+    if c.retries > KEEPALIVE_PROBES:
+        _give_up(c, now)
+        return
+    output.emit(c, c.snd_una - 1, wire.ACK, b"", now)
+    c.arm(Timer.KEEPALIVE, now + min(c.keepalive, KEEPALIVE_INTERVAL))

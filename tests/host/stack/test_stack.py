@@ -35,9 +35,21 @@ TCP = 34  # where it begins
 
 def state_of(c: Connection) -> dict[str, object]:
     """Return every number of a connection."""
-    apart = {"path", "scheduler", "counters", "user", "out", "early", "inbox", "rtt", "congestion"}
+    apart = {
+        "path",
+        "scheduler",
+        "counters",
+        "user",
+        "out",
+        "early",
+        "inbox",
+        "rtt",
+        "congestion",
+        "flight",
+    }
     numbers = {f.name: getattr(c, f.name) for f in fields(c) if f.name not in apart}
     numbers["rtt"] = asdict(c.rtt)
+    numbers["flight"] = [(sent.start, sent.end, sent.at) for sent in c.flight.records]
     numbers["cwnd"] = c.congestion.cwnd
     numbers["early"] = c.early.size if c.early else 0
     return numbers

@@ -24,6 +24,9 @@ def pattern(position: int, size: int) -> bytes:
     return _PATTERN[start : start + size]
 
 
+_ON_THE_WAY = (Timer.RETRANSMIT, Timer.PROBE, Timer.REORDER)
+
+
 class Sent(NamedTuple):
     """A segment as the engine gave it to its path, with the time."""
 
@@ -258,8 +261,9 @@ class Bench:
         if c.state not in (State.LISTEN, State.SYN_SENT):
             assert c.rcv_adv >= self._accepted, "a promised window was taken back"
             self._accepted = c.rcv_adv
-        assert c.snd_una <= c.snd_nxt <= c.snd_max
-        assert c.snd_max <= c.out.end + 1
+        assert c.snd_una <= c.snd_nxt
+        assert c.snd_nxt <= c.out.end + 1
+        self._check_flight()
         assert c.deadline >= c.scheduled_at or c.deadline == inf, "nobody will call at the deadline"
         assert (c.timer is Timer.NONE) == (c.timer_at == inf)
         if c.state in (State.SYN_SENT, State.SYN_RECEIVED):
@@ -270,7 +274,24 @@ class Bench:
         elif c.state is State.FIN_WAIT_2:
             assert c.timer is (Timer.FIN_WAIT_2 if c.user is None else Timer.NONE)
         elif c.state is not State.LISTEN:
-            if c.snd_una < c.snd_max:
-                assert c.timer is Timer.RETRANSMIT, "data is outstanding and no timer runs"
+            if c.snd_una < c.snd_nxt:
+                assert c.timer in _ON_THE_WAY, "data is outstanding and no timer runs"
             elif c.out.end > c.snd_una or (c.wants_room and not self.waiting):
                 assert c.timer is not Timer.NONE, "data or the user waits and no timer runs"
+
+    def _check_flight(self) -> None:
+        c = self.c
+        if c.state in (State.LISTEN, State.SYN_SENT, State.SYN_RECEIVED):
+            return
+        records = c.flight.records
+        edges = [c.snd_una, *(record.end for record in records)]
+        assert [record.start for record in records] == edges[:-1], "the records have a gap"
+        assert edges[-1] == c.snd_nxt, "something was sent and not recorded"
+        size = {"sacked": 0, "lost": 0}
+        for record in records:
+            assert record.start < record.end
+            assert not (record.sacked and record.lost)
+            size["sacked"] += record.sacked * (record.end - record.start)
+            size["lost"] += record.lost * (record.end - record.start)
+        assert c.flight.lost == size["lost"]
+        assert c.flight.sacked == size["sacked"] or not c.sack

@@ -1,9 +1,20 @@
 """Each trace runs four times: with and without header prediction, and with numbers that wrap."""
 
+from math import inf
+
 import pytest
+
+from gvproxy.tcp import rtt
 
 from .states import enter
 from .trace import Trace
+
+
+@pytest.fixture(autouse=True)
+def _probes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the tail's probe out of the traces that are about something else."""
+    if request.node.get_closest_marker("probes") is None:
+        monkeypatch.setattr(rtt, "MIN_PTO", inf)
 
 
 @pytest.fixture(params=["general", "predicted"])
@@ -21,3 +32,9 @@ def trace(request: pytest.FixtureRequest, predicting: bool) -> Trace:
 def established(trace: Trace) -> Trace:
     """A connection that the guest opened, with all options."""
     return enter(trace, "ESTABLISHED")
+
+
+@pytest.fixture
+def without_sack(trace: Trace) -> Trace:
+    """The same with a guest that does not know SACK."""
+    return enter(trace, "ESTABLISHED", "mss 1460 ws 7 ts")

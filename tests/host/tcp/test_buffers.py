@@ -56,12 +56,13 @@ def test_reassembly_of_any_pieces(pieces: list[tuple[int, int]], start: int) -> 
         early.add(start + left, memoryview(pattern(left, size)))
         have.update(range(left, left + size))
         assert early.size == len(have)
-        first, *_ = blocks = early.blocks(99)
+        first, *_ = blocks = early.blocks()
         assert first[0] <= start + left < first[1]
-        assert {n for a, b in blocks for n in range(a - start, b - start)} == have
-        assert sum(b - a for a, b in blocks) == len(have)
-        edges = sorted(blocks)
-        assert all(one[1] < two[0] for one, two in pairwise(edges))
+        ranges = early._ranges
+        assert {n for a, b in ranges for n in range(a - start, b - start)} == have
+        assert all(one[1] < two[0] for one, two in pairwise(ranges))
+        assert set(blocks) <= set(ranges)
+        assert len(set(blocks)) == len(blocks) <= early.MAX_BLOCKS
     joined = b"".join(early.take(start + 1))
     run = 0
     while run + 1 in have:

@@ -117,23 +117,6 @@ def test_fin_is_sent_again_with_the_last_data(established: Trace) -> None:
     )
 
 
-def test_fin_is_sent_again_by_fast_retransmit(established: Trace) -> None:
-    established(
-        """
-        ! send 1000
-        > P. 1:1001 ack 1
-        ! shutdown
-        > F. 1001 ack 1
-        < . 1 ack 1
-        < . 1 ack 1
-        < . 1 ack 1
-        > FP. 1:1001 ack 1
-        < . 1 ack 1002
-        = state FIN_WAIT_2
-        """
-    )
-
-
 def test_fin_is_not_invented_by_a_retransmission(established: Trace) -> None:
     """It is queued behind data that the window does not allow yet."""
     established(
@@ -368,6 +351,7 @@ def test_fin_is_not_sent_ahead_of_its_turn(established: Trace) -> None:
              ! shutdown
         +0.4 > P. 1:101 ack 1
              < . 1 ack 1 win 65536
-             > FP. 1:101 ack 1
+             > P. 1:101 ack 1
+             > F. 101 ack 1
         """
     )

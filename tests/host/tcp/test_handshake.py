@@ -164,7 +164,7 @@ def test_lost_syn_ack_is_sent_again_when_the_syn_comes_again(trace: Trace) -> No
 
 
 def test_syn_ack_is_given_up(trace: Trace) -> None:
-    """Linux: tcp_synack_retries is 5; ours is as patient as the SYN."""
+    """As patient as with a SYN: three minutes (RFC 9293 MUST-23)."""
     enter(trace, "SYN_RECEIVED")(
         """
         +1  > S. 0 ack 1
@@ -173,6 +173,7 @@ def test_syn_ack_is_given_up(trace: Trace) -> None:
         +8  > S. 0 ack 1
         +16 > S. 0 ack 1
         +32 > S. 0 ack 1
+        +60 > S. 0 ack 1
         +60 > R. 1 ack 1
             ? ended TIMED_OUT
         """
@@ -283,6 +284,7 @@ def test_syn_is_sent_again_and_given_up(trace: Trace) -> None:
         +8  > S 0
         +16 > S 0
         +32 > S 0
+        +60 > S 0
         +60 ? ended TIMED_OUT
             = resets_out 0
         """

@@ -21,7 +21,7 @@ _PARTIAL = 1 << 20  # an acknowledgment of one segment more than before
 _segments = st.tuples(
     _sizes,
     _near,  # away from rcv_nxt
-    st.sampled_from([None, None, None, 0, 0, _PARTIAL, 1, -1, -1448]),  # from snd_max
+    st.sampled_from([None, None, None, 0, 0, _PARTIAL, 1, -1, -1448]),  # from snd_nxt
     st.sampled_from([512, 512, 512, 511, 1, 0]),  # window, in units
     st.sampled_from([0, 0, 0, 1, 5, -1]),  # TSval, from the newest
     st.sampled_from([wire.ACK, wire.ACK, wire.ACK | wire.PSH, wire.ACK | wire.FIN, wire.PSH]),
@@ -51,7 +51,11 @@ def _image(c: Connection) -> dict[str, object]:
         field.name: getattr(c, field.name) for field in fields(c) if field.name not in _SEAMS
     }
     image["end"] = c.out.end
-    image["early"] = c.early.blocks(99) if c.early else None
+    image["early"] = c.early._ranges if c.early else None
+    image["flight"] = [
+        (sent.start, sent.end, sent.at, sent.again, sent.sacked, sent.lost)
+        for sent in c.flight.records
+    ]
     image["rtt"] = c.rtt
     image["congestion"] = {name: getattr(c.congestion, name) for name in ("cwnd", "ssthresh")}
     return image
@@ -62,14 +66,14 @@ def _batch(bench: Bench, shapes: list[tuple[int, int, int | None, int, int, int]
     c = bench.c
     nxt, tsval = c.rcv_nxt, c.ts_recent
     segments = []
-    acks = {None: c.snd_una, _PARTIAL: min(c.snd_una + 1448, c.snd_max)}
+    acks = {None: c.snd_una, _PARTIAL: min(c.snd_una + 1448, c.snd_nxt)}
     for size, away, ack, window, newer, flags in shapes:
         seq = nxt + away
         tsval = tsval + newer & MASK
         segments.append(
             Segment(
                 seq & MASK,
-                acks.get(ack, c.snd_max + (ack or 0)) & MASK,
+                acks.get(ack, c.snd_nxt + (ack or 0)) & MASK,
                 flags,
                 window,
                 wire.Options(timestamps=(tsval, 0)),

@@ -52,7 +52,7 @@ def test_newest_block_comes_first_and_three_fit(established: Trace) -> None:
         & . 5001:6001 ack 1
         & . 7001:8001 ack 1
         & . 2001:2501 ack 1
-        > . 1 ack 1 [sack 1001:2501 3001:4001 5001:6001]
+        > . 1 ack 1 [sack 1001:2501 7001:8001 5001:6001]
         """
     )
 
@@ -86,17 +86,51 @@ def test_old_data_is_acknowledged_again(established: Trace) -> None:
     )
 
 
-def test_fin_ahead_of_a_gap_is_sent_again(established: Trace) -> None:
+def test_fin_ahead_of_a_gap_is_kept(established: Trace) -> None:
     established(
         """
         < FP. 1001:2001 ack 1
         > . 1 ack 1 [sack 1001:2001]
         < . 1:1001 ack 1
         ? received 2000
-        > . 1 ack 2001
-        < F. 2001 ack 1
         ? eof
         > . 1 ack 2002
+        """
+    )
+
+
+def test_fin_alone_ahead_of_a_gap_is_kept(established: Trace) -> None:
+    established(
+        """
+        < F. 1001 ack 1
+        > . 1 ack 1
+        < P. 1:1001 ack 1
+        ? received 1000
+        ? eof
+        > . 1 ack 1002
+        = state CLOSE_WAIT
+        """
+    )
+
+
+def test_what_came_before_is_reported(established: Trace) -> None:
+    """D-SACK (RFC 2883): below the acknowledgment, or inside what is reported anyway."""
+    established(
+        """
+        < P. 1:1001 ack 1
+        ? received 1000
+        > . 1 ack 1001
+        < P. 1:1001 ack 1
+        > . 1 ack 1001 [sack 1:1001]
+        < P. 501:1501 ack 1
+        ? received 500
+        > . 1 ack 1501 [sack 501:1001]
+        < P. 2001:3001 ack 1
+        > . 1 ack 1501 [sack 2001:3001]
+        < P. 2001:3001 ack 1
+        > . 1 ack 1501 [sack 2001:3001 2001:3001]
+        < P. 3001:4001 ack 1
+        > . 1 ack 1501 [sack 2001:4001]
         """
     )
 

@@ -21,6 +21,7 @@ from gvproxy.wire import tcp as wire
 
 from .bench import Bench
 
+pytestmark = pytest.mark.probes
 PATIENCE = 7200.0
 """Seconds of the engines' time after which the link counts as stalled."""
 

@@ -14,7 +14,8 @@ payload and does not count SYN and FIN.  Windows are in bytes.  On `>` lines win
 compared where they are given.
 
 Options: `mss N`, `ws N`, `sackok`, `ts` on SYNs, exactly these; elsewhere `nots`, `val N` and
-`ecr N` (milliseconds since the trace began), `sack A:B C:D`.
+`ecr N` (milliseconds since the trace began; the guest's is 0, which says nothing, where it is not
+given), `sack A:B C:D`.
 """
 
 import re
@@ -37,7 +38,7 @@ WINDOW = 131072
 """What the guest offers where a line does not say."""
 _GUEST_CLOCK = 500_000
 _NUMBERS = {  # fields that are sequence numbers, and of whose stream
-    **dict.fromkeys(("snd_una", "snd_nxt", "snd_max", "recover"), "iss"),
+    **dict.fromkeys(("snd_una", "snd_nxt", "recover", "probe_end"), "iss"),
     **dict.fromkeys(("rcv_nxt", "rcv_adv", "rcv_acked"), "irs"),
 }
 
@@ -140,7 +141,17 @@ class Trace:
         words = text.split()
         if self.bench.c.timestamps and "nots" not in words:
             value = int(words[words.index("val") + 1]) if "val" in words else self._clock()
-            options.timestamps = (value + _GUEST_CLOCK & MASK, 0)
+            echo = 0
+            if "ecr" in words:
+                sent = float(words[words.index("ecr") + 1]) + self._began * 1000
+                echo = round(sent) & MASK
+            options.timestamps = (value + _GUEST_CLOCK & MASK, echo)
+        if "sack" in words:
+            origin = self.bench.iss
+            options.sack = tuple(
+                (int(left) + origin & MASK, int(right) + origin & MASK)
+                for left, right in re.findall(r"(\d+):(\d+)", text)
+            )
         return options
 
     def _clock(self) -> int:

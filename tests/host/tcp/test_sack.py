@@ -1,0 +1,215 @@
+"""Losses that SACK shows: RFC 2018, RFC 6675, RACK (RFC 8985 §6), D-SACK, Eifel."""
+
+import pytest
+
+from .trace import Trace
+
+
+def test_three_segments_behind_a_gap_retransmit_it(established: Trace) -> None:
+    established(
+        """
+               ! send 14480
+               > P. 1:14481 ack 1
+        +0.001 < . 1 ack 1 [sack 1449:2897]
+               = recovering False
+               < . 1 ack 1 [sack 1449:5793]
+               > . 1:1449 ack 1
+        = cwnd 10136
+        = recovering True
+        < . 1 ack 14481
+        = recovering False
+        = retransmits 1
+        = timeouts 0
+        """
+    )
+
+
+def test_every_gap_is_filled_in_one_round_trip(established: Trace) -> None:
+    """What lies before the newest arrival is lost; what lies behind it may still come."""
+    established(
+        """
+        ! send 14480
+        > P. 1:14481 ack 1
+        < . 1 ack 1 [sack 8689:10137 5793:7241 1449:2897]
+        > . 1:1449 ack 1
+        > . 2897:5793 ack 1
+        > . 7241:8689 ack 1
+        < . 1 ack 10137
+        = recovering True
+        < . 1 ack 14481
+        = recovering False
+        = retransmits 3
+        """
+    )
+
+
+def test_what_has_arrived_is_not_sent_again_after_a_timeout(established: Trace) -> None:
+    established(
+        """
+              ! send 5792
+              > P. 1:5793 ack 1
+       +0.001 < . 1 ack 1 [sack 1449:2897]
+     +0.00025 > . 1:1449 ack 1
+        +0.2  > . 1:1449 ack 1
+              < . 1 ack 2897
+              > P. 2897:5793 ack 1
+        """
+    )
+
+
+def test_a_guest_that_changes_its_mind(established: Trace) -> None:
+    """RFC 2018 §8: what was reported may be dropped again; a timeout forgets it."""
+    established(
+        """
+              ! send 2896
+              > P. 1:2897 ack 1
+              < . 1 ack 1 [sack 1:1449]
+        +0.2  > . 1:1449 ack 1
+              < . 1 ack 1449
+              > P. 1449:2897 ack 1
+        """
+    )
+
+
+def test_a_retransmission_that_is_lost_is_found(established: Trace) -> None:
+    """By what was sent after it and has arrived: no timeout (RFC 8985 §1)."""
+    established(
+        """
+               ! send 14480
+               > P. 1:14481 ack 1
+        +0.002 < . 1 ack 1 [sack 1449:14481]
+               > . 1:1449 ack 1
+        +0.001 ! send 1448
+               > P. 14481:15929 ack 1
+        +0.002 < . 1 ack 1 [sack 1449:15929]
+               > . 1:1449 ack 1
+        +0.002 < . 1 ack 15929
+               = recovering False
+               = timeouts 0
+        """
+    )
+
+
+def test_what_was_only_late_is_waited_for_next_time(established: Trace) -> None:
+    """Once reordering was seen, a quarter of a round trip passes (RFC 8985 §6.2)."""
+    established(
+        """
+               ! send 1448
+               > P. 1:1449 ack 1
+               ! send 1448
+               > P. 1449:2897 ack 1
+        +0.004 < . 1 ack 1 [sack 1449:2897]
+               = timer REORDER
+        +0.0002 < . 1 ack 2897
+               = retransmits 0
+               ! send 14480
+               > P. 2897:17377 ack 1
+        +0.004 < . 1 ack 2897 [sack 4345:17377]
+               = timer REORDER
+        +0.0001 < . 1 ack 17377
+               = retransmits 0
+        """
+    )
+
+
+def test_the_wait_for_what_is_late_ends(established: Trace) -> None:
+    established(
+        """
+               ! send 1448
+               > P. 1:1449 ack 1
+               ! send 1448
+               > P. 1449:2897 ack 1
+        +0.001 < . 1 ack 1 [sack 1449:2897]
+        +0.00025 > . 1:1449 ack 1
+               = fast_recoveries 1
+        """
+    )
+
+
+def test_a_duplicate_report_widens_the_wait(established: Trace) -> None:
+    """RFC 8985 §6.2 step 4: the retransmission was in vain."""
+    established(
+        """
+               ! send 1448
+               > P. 1:1449 ack 1
+               ! send 1448
+               > P. 1449:2897 ack 1
+        +0.001 < . 1 ack 1 [sack 1449:2897]
+        +0.00025 > . 1:1449 ack 1
+        +0.001 < . 1 ack 2897
+        +0.001 < . 1 ack 2897 [sack 1:1449]
+               = duplicates 1
+        """
+    )
+    assert established.bench.c.rack.steps == 2
+
+
+def test_a_recovery_for_nothing_is_taken_back(established: Trace) -> None:
+    """Eifel (RFC 3522): the acknowledgment echoes the time of the first transmission."""
+    established(
+        """
+              = cwnd 65536
+        +0.01 ! send 14480
+              > P. 1:14481 ack 1
+        +0.01 < . 1 ack 1 [sack 4345:14481 ecr 11]
+              > . 1:4345 ack 1
+              = cwnd 10136
+        +0.01 < . 1 ack 14481 [ecr 11]
+              = cwnd 65536
+              = undone 1
+              = recovering False
+        """
+    )
+
+
+def test_a_recovery_from_a_loss_is_not(established: Trace) -> None:
+    established(
+        """
+        +0.01 ! send 14480
+              > P. 1:14481 ack 1
+        +0.01 < . 1 ack 1 [sack 4345:14481 ecr 11]
+              > . 1:4345 ack 1
+        +0.01 < . 1 ack 14481 [ecr 21]
+              = cwnd 10136
+              = undone 0
+        """
+    )
+
+
+def test_a_timeout_for_nothing_is_taken_back(established: Trace) -> None:
+    established(
+        """
+        +0.01 ! send 14480
+              > P. 1:14481 ack 1
+        +0.2  > . 1:1449 ack 1
+              = cwnd 1448
+        +0.01 < . 1 ack 10137 [ecr 11]
+              = undone 1
+              = cwnd 65536
+              = retransmits 1
+              = timer RETRANSMIT
+        """
+    )
+
+
+@pytest.mark.parametrize("blocks", ["20001:30000", "5000:4000", "2:2", "14482:14483"])
+def test_impossible_ranges_mark_nothing(established: Trace, blocks: str) -> None:
+    established(
+        f"""
+        ! send 14480
+        > P. 1:14481 ack 1
+        < . 1 ack 1 [sack {blocks}]
+        = recovering False
+        """
+    )
+    assert established.bench.c.flight.sacked == 0
+
+
+def test_a_guest_cannot_cut_the_flight_to_pieces(established: Trace) -> None:
+    from gvproxy.tcp import flight
+
+    established("! send 60000\n > P. 1:60001 ack 1")
+    for byte in range(2, 60_000, 16):
+        segment = established.segment(f". 1 ack 1 [sack {byte}:{byte + 1}]")
+        established.bench.arrives(segment)
+    assert len(established.bench.c.flight.records) <= flight.MAX_RECORDS + 2
