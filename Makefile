@@ -29,7 +29,7 @@ run: $(STAMP)
 
 # Everything: the linters, and all tests with those that need root.
 test: lint
-	@$(REQUIRE) nsenter ip ping curl dig
+	@$(REQUIRE) nsenter ip ping curl dig nft
 	@$(AS_ROOT) true || { \
 	  echo "make test needs root, or a kernel that allows user namespaces: type sudo make test" >&2; \
 	  exit 1; }

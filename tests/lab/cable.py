@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from taplink import endpoint, vnet
-from taplink.flags import fail
+from taplink.flags import Parser, fail, integer
 from taplink.framing import HYPERKIT, MAX_FRAME, TAPLINK, FrameReader, LinkError
 from taplink.tap import Tap, TapError, open_tap
 from taplink.vnet import Offload
@@ -115,11 +115,17 @@ class _StreamEnd:
 def _open(name: str, offload: bool) -> _End:
     if "://" not in name:
         pid, _, device = name.partition("/")
-        with entered(int(pid)):
-            tap = open_tap(device)
+        try:
+            with entered(int(pid)):
+                tap = open_tap(device)
+        except (ValueError, OSError) as error:
+            raise TapError(f"{name}: no network of a process: {error}") from error
         tap.set_offload(OFFLOADS if offload else Offload.NONE)
         return _TapEnd(tap)
-    sock = asyncio.run(_connect(endpoint.parse(name), offload))
+    try:
+        sock = asyncio.run(_connect(endpoint.parse(name), offload))
+    except OSError as error:
+        raise LinkError(f"{name}: {error.strerror or error}") from error
     sock.setblocking(True)
     return _StreamEnd(sock, offload)
 
@@ -154,23 +160,23 @@ def _terminated(number: int, frame: object) -> NoReturn:
     sys.exit(0)
 
 
-def _read_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=_PROGRAM, description=__doc__.partition("\n")[0])
-    parser.add_argument("--offload", action="store_true")
-    parser.add_argument("--seed", type=int, default=1)
+def _read_flags(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(_PROGRAM, __doc__.partition("\n")[0])
+    parser.add_switch("--offload", "taps with offloads, and taplink/1")
+    parser.add_argument("--seed", type=integer, default=1, help="of what happens by chance")
     for field in fields(Impairment):
         parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
     parser.add_argument("ends", nargs=2, metavar="END", help="PID/NAME, or a gvproxy's URL")
-    return parser.parse_args(arguments)
+    return parser.read(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Lay the cable, until SIGTERM."""
     flags = _read_flags(arguments)
     try:
         impairment = Impairment(**{name: getattr(flags, name) for name in _FIELDS})
         near, far = (_open(end, flags.offload) for end in flags.ends)
-    except (ValueError, OSError, TapError, LinkError) as error:
+    except (ValueError, TapError, LinkError) as error:
         fail(_PROGRAM, error)
     signal.signal(signal.SIGTERM, _terminated)
     print("ready", flush=True)
@@ -192,4 +198,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -65,6 +65,26 @@ class Impairment:
             yield f"delay {self.delay * 1000:g}{jitter} ms"
 
 
+CASES = {
+    "none": Impairment(),
+    "loss0.1": Impairment(loss=0.001),
+    "loss1": Impairment(loss=0.01),
+    "loss3": Impairment(loss=0.03),
+    "loss5": Impairment(loss=0.05),
+    "reorder": Impairment(reorder=0.25, gap=5, delay=0.005),
+    "duplicate": Impairment(duplicate=0.05),
+    "delay20": Impairment(delay=0.02),
+    "jitter20": Impairment(delay=0.02, jitter=0.005),
+    "delay100": Impairment(delay=0.1),
+    "jitter100": Impairment(delay=0.1, jitter=0.02),
+    "loss1-delay20": Impairment(loss=0.01, delay=0.02),
+    "loss1-reorder": Impairment(loss=0.01, reorder=0.25, gap=5, delay=0.005),
+    "all": Impairment(loss=0.01, duplicate=0.05, reorder=0.25, gap=5, delay=0.02, jitter=0.005),
+    "corrupt": Impairment(corrupt=0.01),
+}
+"""What tests and benchmark go through, by name; `corrupt` only where frames have checksums."""
+
+
 @dataclass(slots=True)
 class Counters:
     """Frames of one direction."""
