@@ -38,9 +38,6 @@ class Setting:
     congestion: str = CONGESTION
     """Of the kernels' TCP."""
 
-    def __str__(self) -> str:
-        return f"{'offload' if self.offload else 'plain'}, {self.impairment}"
-
 
 @dataclass
 class Cabled:
@@ -71,7 +68,7 @@ def kernels(folder: Path, setting: Setting) -> Iterator[Cabled]:
             _set_up(host, HOST, setting)
             yield Cabled(guest, host, None, process)
         finally:
-            process.kill()
+            process.stop(status=None)
 
 
 @contextlib.contextmanager
@@ -83,7 +80,7 @@ def ours(folder: Path, setting: Setting) -> Iterator[Cabled]:
         try:
             yield Cabled(guest, host, gvproxy, process)
         finally:
-            process.kill()
+            process.stop(status=None)
             gvproxy.process.stop()
 
 
@@ -104,7 +101,7 @@ def _lay(folder: Path, setting: Setting, guest: Namespace, far: str) -> Process:
         process.wait_for("ready")
         _set_up(guest, DEVICE, setting)
     except BaseException:
-        process.kill()
+        process.stop(status=None)
         raise
     return process
 
