@@ -61,7 +61,7 @@ def exchange(guest: socket.socket, host: socket.socket, size: int, seconds: floa
     """
     flows = [_Flow("up", guest, host, size), _Flow("down", host, guest, size)]
     for sock in (guest, host):
-        sock.settimeout(seconds)
+        sock.settimeout(None)  # there is one deadline, and it is for all of it
     threads = [
         threading.Thread(target=call) for flow in flows for call in (flow.send, flow.receive)
     ]
