@@ -1,5 +1,5 @@
-# What can be typed here: run, test, check, bench, clean.  Each works from a clean clone; CONTRIBUTING.md
-# says what they need.  System packages are the business of tests/lab/require.sh.
+# What can be typed here: run, test, check, bench, bench-loss, clean.  Each works from a clean clone;
+# CONTRIBUTING.md says what they need.  System packages are the business of tests/lab/require.sh.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,7 +13,7 @@ endif
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: run tun test check lint bench clean
+.PHONY: run tun test check lint bench bench-loss clean
 .DEFAULT_GOAL := check
 
 $(STAMP): pyproject.toml
@@ -34,7 +34,7 @@ tun:
 
 # Everything: the linters, and all tests with those that need root.
 test: lint
-	@$(REQUIRE) nsenter ip ping curl dig
+	@$(REQUIRE) nsenter ip ping curl dig nft
 	@$(AS_ROOT) true || { \
 	  echo "make test needs root, or a kernel that allows user namespaces: type sudo make test" >&2; \
 	  exit 1; }
@@ -58,6 +58,13 @@ bench: $(STAMP)
 	@$(BIN)/python -m tests.bench $(if $(SECONDS),--seconds $(SECONDS)) \
 	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
 
+# Over a bad cable, against two kernels.  SECONDS=5, ROUNDS=3, ONLY=plain-loss1,..., CONGESTION=cubic
+bench-loss: $(STAMP)
+	@$(REQUIRE) nsenter ip iperf3
+	@$(BIN)/python -m tests.bench.loss $(if $(SECONDS),--seconds $(SECONDS)) \
+	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY)) \
+	  $(if $(CONGESTION),--congestion $(CONGESTION))
+
 clean:
-	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bench.json
+	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bench.json bench-loss.json
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,6 +6,7 @@ iperf3, wrk and ping are the load; their output is read here and nowhere else.
 import itertools
 import json
 import re
+import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class Load:
     measure: Callable[[Way, float], Figures]
 
 
-def _iperf(way: Way, seconds: float, *options: str) -> dict[str, dict[str, float]]:
+def iperf(way: Way, seconds: float, *options: str) -> dict[str, dict[str, float]]:
     """Run iperf3 and return the sums that its report ends with.
 
     Each run has a server of its own, so that none finds the last one's still busy.
@@ -45,7 +46,7 @@ def _iperf(way: Way, seconds: float, *options: str) -> dict[str, dict[str, float
     server = way.host.start(
         f"iperf3-{next(_numbers)}",
         *("iperf3", "--server", "--one-off", "--forceflush"),
-        *("--bind", "127.0.0.1", "--port", str(_IPERF_PORT)),
+        *("--bind", "0.0.0.0", "--port", str(_IPERF_PORT)),
     )
     server.wait_for("listening")
     try:
@@ -56,7 +57,11 @@ def _iperf(way: Way, seconds: float, *options: str) -> dict[str, dict[str, float
 
 def _iperf_client(way: Way, seconds: float, *options: str) -> dict[str, dict[str, float]]:
     command = ["iperf3", "-J", "-c", way.address, "-p", str(_IPERF_PORT)]
-    done = way.client.try_run(*command, "-t", f"{seconds:g}", *options, timeout=seconds * 3 + 30)
+    timeout = seconds * 3 + 30
+    try:
+        done = way.client.try_run(*command, "-t", f"{seconds:g}", *options, timeout=timeout)
+    except subprocess.TimeoutExpired as error:
+        raise LoadError(f"iperf3 did not end in {timeout:g} s") from error
     try:
         report = json.loads(done.stdout)
     except ValueError as error:
@@ -72,7 +77,7 @@ def _stream(name: str, *options: str) -> Load:
 
     def measure(way: Way, seconds: float) -> Figures:
         before = way.cpu()
-        received = _iperf(way, seconds, *options)["sum_received"]
+        received = iperf(way, seconds, *options)["sum_received"]
         figures = {name: received["bits_per_second"] / 1e9}
         if way.processes and received["bytes"]:
             figures[f"{name}-cpu"] = (way.cpu() - before) / received["bytes"] * 1e9
@@ -85,7 +90,7 @@ def _both(name: str, *options: str) -> Load:
     """Both directions at once: each one's rate."""
 
     def measure(way: Way, seconds: float) -> Figures:
-        end = _iperf(way, seconds, "--bidir", *options)
+        end = iperf(way, seconds, "--bidir", *options)
         return {
             f"{name}-up": end["sum_received"]["bits_per_second"] / 1e9,
             f"{name}-down": end["sum_received_bidir_reverse"]["bits_per_second"] / 1e9,
@@ -98,7 +103,7 @@ def _udp(name: str, *options: str) -> Load:
     """Datagrams of one packet at a steady rate: how many arrive."""
 
     def measure(way: Way, seconds: float) -> Figures:
-        end = _iperf(way, seconds, "-u", "-b", _UDP_RATE, "-l", _UDP_SIZE, *options)["sum"]
+        end = iperf(way, seconds, "-u", "-b", _UDP_RATE, "-l", _UDP_SIZE, *options)["sum"]
         arrived = 1 - end["lost_packets"] / max(1, end["packets"])
         return {name: end["bits_per_second"] / 1e9 * arrived, f"{name}-loss": (1 - arrived) * 100}
 

@@ -127,25 +127,9 @@ class Namespace:
         self._processes.append(process)
         return process
 
-    @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
-        """Be inside with this thread: sockets that are made here belong to the namespace for good.
-
-        Only its network is entered; the rest of this process stays outside.  Takes root.
-        """
-        before = os.open(f"/proc/self/task/{threading.get_native_id()}/ns/net", os.O_RDONLY)
-        try:
-            inside = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY)
-            try:
-                _setns(inside)
-            finally:
-                os.close(inside)
-            try:
-                yield
-            finally:
-                _setns(before)
-        finally:
-            os.close(before)
+    def entered(self) -> contextlib.AbstractContextManager[None]:
+        """Be inside with this thread; see `entered`."""
+        return entered(self.pid)
 
     def open_socket(
         self,
@@ -210,6 +194,28 @@ def link(one: Namespace, one_device: str, other: Namespace, other_device: str) -
     )
     one.run("ip", "link", "set", one_device, "up")
     other.run("ip", "link", "set", other_device, "up")
+
+
+@contextlib.contextmanager
+def entered(pid: int) -> Iterator[None]:
+    """Be in the network of a process with this thread: sockets and taps that are made here belong
+    to it for good.
+
+    Only its network is entered; the rest of this process stays outside.  Takes root.
+    """
+    before = os.open(f"/proc/self/task/{threading.get_native_id()}/ns/net", os.O_RDONLY)
+    try:
+        inside = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+        try:
+            _setns(inside)
+        finally:
+            os.close(inside)
+        try:
+            yield
+        finally:
+            _setns(before)
+    finally:
+        os.close(before)
 
 
 def _setns(descriptor: int) -> None:

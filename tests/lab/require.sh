@@ -21,6 +21,7 @@ package() { # COMMAND MANAGER
         dig:dnf) echo bind-utils ;;
         nsenter:*) echo util-linux ;;
         nginx:apt-get) echo nginx-light ;;
+        nft:*) echo nftables ;;
         pasta:*) echo passt ;;
         *) echo "$1" ;;
     esac

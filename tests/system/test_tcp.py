@@ -2,22 +2,19 @@
 
 import contextlib
 import errno
-import hashlib
-import os
 import select
 import socket
 import struct
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from tests.lab.network import DEAD, NO_ROUTE, OUTSIDE, UNREACHABLE, Network
 from tests.lab.programs import DEVICE, GATEWAY, HOST
+from tests.lab.transfer import exchange
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
-SIZE = 100_000_000
 CHUNK = 1 << 20
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: reset on close
 
@@ -43,48 +40,9 @@ def read_all(sock: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def send_random(sock: socket.socket) -> str:
-    """Send SIZE random bytes and the end of the stream; return their SHA-256."""
-    digest = hashlib.sha256()
-    for start in range(0, SIZE, CHUNK):
-        block = os.urandom(min(CHUNK, SIZE - start))
-        digest.update(block)
-        sock.sendall(block)
-    sock.shutdown(socket.SHUT_WR)
-    return digest.hexdigest()
-
-
-def receive(sock: socket.socket) -> tuple[int, str]:
-    """Read to the end of the stream; return how much it was and its SHA-256."""
-    digest, size = hashlib.sha256(), 0
-    while block := sock.recv(CHUNK):
-        digest.update(block)
-        size += len(block)
-    return size, digest.hexdigest()
-
-
 def test_a_hundred_megabytes_each_way_at_once(network: Network) -> None:
-    results: dict[str, object] = {}
-
-    def run(name: str, call: Callable[[socket.socket], object], sock: socket.socket) -> None:
-        results[name] = call(sock)
-
     with pair(network) as (guest, host):
-        threads = [
-            threading.Thread(target=run, args=arguments)
-            for arguments in (
-                ("guest sent", send_random, guest),
-                ("host got", receive, host),
-                ("host sent", send_random, host),
-                ("guest got", receive, guest),
-            )
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert results["host got"] == (SIZE, results["guest sent"])
-    assert results["guest got"] == (SIZE, results["host sent"])
+        exchange(guest, host, 100_000_000, seconds=30)
 
 
 def test_the_guest_ends_its_direction_and_reads_on(network: Network) -> None:
