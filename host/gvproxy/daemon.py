@@ -12,7 +12,7 @@ from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
-from math import ceil, inf
+from math import inf
 from pathlib import Path
 from secrets import token_bytes
 
@@ -183,8 +183,10 @@ class Daemon:
     def _wake(self, at: float) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
-        # Rounded up: thousands of connections in TIME-WAIT share a few wake-ups.
-        self._alarm = self._loop.call_at(ceil(at / TICK) * TICK, self._run_timers)
+        # Rounded up: thousands of connections in TIME-WAIT share a few wake-ups.  A deadline on the
+        # tick waits for the next: by a rounding error it may lie behind it, and uvloop's clock of
+        # whole milliseconds would have us wake again and again until the next of those.
+        self._alarm = self._loop.call_at((at // TICK + 1) * TICK, self._run_timers)
 
     def _run_timers(self) -> None:
         self._alarm = None

@@ -11,10 +11,11 @@ import uvloop
 from aiohttp import ClientSession, UnixConnector
 
 from gvproxy.config import Config, configure
-from gvproxy.daemon import Daemon
+from gvproxy.daemon import TICK, Daemon
 from gvproxy.errors import StartError
 from gvproxy.tcp.connection import End
 from tests.host.stack.bench import GATEWAY, MAC, arp, echo
+from tests.manual_loop import ManualLoop
 
 DISCOVER = (
     b"\x01\x01\x06\0" + b"\x12\x34\x56\x78" + bytes(20) + MAC + bytes(202)
@@ -270,6 +271,17 @@ def test_one_timer_does_not_hide_the_next(run: Callable[..., None], path: Path) 
             assert ports[:2] == ports[2:]
 
     run(settings(path), scenario)
+
+
+def test_an_alarm_is_never_early() -> None:
+    """By a clock of whole milliseconds too, which is uvloop's: an early one is only set again."""
+    loop = ManualLoop()
+    daemon = Daemon(settings(), loop.as_loop())
+    for milliseconds in range(2000):
+        deadline = milliseconds / 1000 + 0.2
+        daemon._wake(deadline)
+        (alarm,) = loop.timers
+        assert deadline <= round(alarm.at * 1000) / 1000 <= deadline + 2 * TICK
 
 
 class Silent:

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import select
 import socket
 from contextlib import suppress
 
@@ -9,7 +10,8 @@ import pytest
 
 from gvproxy.flows import tcp as module
 from gvproxy.tcp.connection import RECEIVE_BUFFER
-from gvproxy.wire import icmp
+from gvproxy.wire import ethernet, icmp, ipv4
+from gvproxy.wire import tcp as wire
 
 from .guest import (
     CONNECT_TIMEOUT,
@@ -24,6 +26,7 @@ from .guest import (
     linger_reset,
 )
 
+FLAGS = ethernet.SIZE + ipv4.SIZE + 13
 LARGE = bytes(range(256)) * 4096 * 12  # more than any two buffers on the way hold
 
 
@@ -35,6 +38,14 @@ def open_pair(guest: Guest, server: socket.socket, *, reads: bool = True):  # ty
     accepted, _ = server.accept()
     accepted.settimeout(10)
     return sock, accepted
+
+
+def wait_for_end(guest: Guest) -> None:
+    """Wait until the kernel has the outside's end, before the flow looks."""
+    (flow,) = guest.tcp.open
+    poll = select.poll()
+    poll.register(flow._sock, select.POLLRDHUP)
+    assert poll.poll(10_000)
 
 
 def receive(guest: Guest, sock: socket.socket, size: int) -> bytes:
@@ -231,6 +242,38 @@ def test_the_outside_ends_its_direction_first(guest: Guest, server: socket.socke
         guest.loop.until(lambda: not guest.tcp.open)
         assert outside.recv(100) == b""
     assert "RESET" not in sock.told
+
+
+def test_an_answer_and_its_end_go_in_one_segment(
+    guest: Guest, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sock, outside = open_pair(guest, server)
+    sent: list[int] = []
+    send = guest.host_port.send
+
+    def watch(meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
+        sent.append(header[FLAGS])
+        send(meta, header, payload)
+
+    monkeypatch.setattr(guest.host_port, "send", watch)
+    outside.sendall(b"answer")
+    outside.close()
+    wait_for_end(guest)
+    guest.loop.until(lambda: "eof" in sock.told)
+    assert sock.data == b"answer"
+    assert sent == [wire.ACK | wire.PSH | wire.FIN]
+
+
+def test_an_answer_and_a_reset_behind_it(guest: Guest, server: socket.socket) -> None:
+    """The reset is no clean end, though the kernel tells of it only once."""
+    sock, outside = open_pair(guest, server)
+    outside.sendall(b"answer")
+    linger_reset(outside)
+    wait_for_end(guest)
+    guest.loop.until(lambda: len(sock.told) > 1)
+    assert sock.data == b"answer"
+    assert sock.told == ["established", "RESET"]
+    assert not guest.tcp.open
 
 
 def test_an_empty_connection_ends_cleanly(guest: Guest, server: socket.socket) -> None:
