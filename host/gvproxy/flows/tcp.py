@@ -265,9 +265,7 @@ class TcpFlow:
             if end is End.DONE:
                 self._stop_reading()
                 self._ended = True
-                if data:
-                    connection.out.append(data)  # for the FIN to go in the same segment
-                calls.shutdown(connection, now)
+                calls.shutdown(connection, now, data)
                 return
             calls.send(connection, data, now)
             if end is End.RESET:

@@ -64,8 +64,8 @@ class Reassembly:
     alone takes a hundred.  What is kept is copied, since it outlives the receive buffer it came in.
     """
 
-    MAX_PIECES = 2048
-    """A megabyte of the smallest common segments (536); what comes beyond has to come again."""
+    MAX_PIECES = 8192
+    """The largest window in common segments (1448); what comes beyond has to come again."""
     MAX_BLOCKS = 4  # that a SACK option has room for
 
     __slots__ = ("_pieces", "_ranges", "_recent", "size")

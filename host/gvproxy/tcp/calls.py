@@ -62,10 +62,12 @@ def consumed(c: Connection, count: int, now: float) -> None:
         output.acknowledge(c, now)
 
 
-def shutdown(c: Connection, now: float) -> None:
-    """End the outgoing stream behind what is queued: RFC 9293's CLOSE."""
+def shutdown(c: Connection, now: float, last: bytes = b"") -> None:
+    """End the outgoing stream behind what is queued, and behind `last`: RFC 9293's CLOSE."""
     if c.fin_queued or c.state not in (State.SYN_SENT, State.SYN_RECEIVED, *_ESTABLISHED):
         return
+    if last:
+        c.out.append(last)
     c.fin_queued = True
     c.wants_room = False
     if c.state is State.ESTABLISHED:

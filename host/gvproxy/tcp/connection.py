@@ -31,6 +31,8 @@ The link's own delay is a fraction of a millisecond; the outside path's is the o
 affair.  A megabyte is sixteen super-frames.
 """
 WINDOW_SHIFT = 7
+MAX_RECEIVE_BUFFER = 0xFFFF << WINDOW_SHIFT
+"""Where the guest fills the window again and again: eight megabytes are 100 ms at 670 Mbit/s."""
 DELAYED_ACK = 0.05
 """Seconds a guest may take to acknowledge a single segment: Linux waits 40 ms (TCP_ATO_MIN)."""
 MAX_SEGMENT = 65535 - 20 - 60
@@ -203,6 +205,7 @@ class Connection:
     timed_out: bool = False  # recovering from a timeout
     recover: int = 0  # snd_nxt when recovery began (RFC 6582, RFC 6675)
     resent_at: float = -1.0  # when the first retransmission of this recovery left
+    resent: int = 0  # bytes of retransmissions of it that no D-SACK has called superfluous
     probe_end: int = -1  # snd_nxt when the tail was probed (RFC 8985 TLP.end_seq)
     probe_again: bool = False  # the probe was a retransmission
     retries: int = 0
@@ -214,6 +217,8 @@ class Connection:
     rcv_acked: int = 0  # rcv_nxt as last sent
     rcv_held: int = 0  # bytes the user was given and has not consumed
     rcv_limit: int = RECEIVE_BUFFER
+    tune_end: int = 0  # when rcv_nxt gets there, rcv_limit is looked at again
+    tune_at: float = 0.0  # when it was looked at
     rcv_shift: int = 0
     rcv_fin: int = -1  # where the guest's stream ends, from a FIN that came ahead of a gap
     fin_seen: bool = False

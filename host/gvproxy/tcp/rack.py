@@ -1,9 +1,9 @@
 """What was sent before something that has arrived, and has not, is lost: RACK (RFC 8985 §6)."""
 
 from dataclasses import dataclass
-from math import inf
 
 from gvproxy.tcp.flight import Flight, Sent
+from gvproxy.tcp.rtt import RttEstimator
 
 DUP_THRESHOLD = 3  # segments; RFC 5681 §3.2
 MAX_STEPS = 255
@@ -18,7 +18,8 @@ class Rack:
     """The newest transmission known to have arrived, and how far others may come behind it.
 
     `at` and `end` are its time and end, `rtt` its round trip; `furthest` is the highest number that
-    has arrived.  The reordering window is `steps` quarters of the shortest round trip.
+    has arrived.  The reordering window is a quarter of the shortest round trip, or `steps` quarters
+    of the usual one once a retransmission was in vain.
     """
 
     at: float = -1.0
@@ -51,7 +52,7 @@ class Rack:
             self.steps = 1
 
     def find_lost(
-        self, flight: Flight, *, hurry: bool, least: float, srtt: float, now: float
+        self, flight: Flight, rtt: RttEstimator, *, hurry: bool, now: float
     ) -> tuple[list[Sent], float]:
         """Return what is lost, and how many seconds to wait for the rest, 0 for none (step 5).
 
@@ -60,8 +61,12 @@ class Rack:
         """
         if hurry and not self.reordered:
             window = 0.0
+        elif self.steps == 1:
+            window = min(rtt.least, rtt.srtt) / 4
         else:
-            window = min(self.steps * (least if least < inf else 0.0) / 4, srtt)
+            # Deviation: RFC 8985 has steps of the shortest round trip, and SRTT for the limit.
+            # Where a few segments overtake, that is too short for the others, for ever.
+            window = min(self.steps * rtt.srtt / 4, rtt.srtt + 4 * rtt.rttvar)
         lost, wait = [], 0.0
         due = now - self.rtt - window
         for record in flight.in_doubt():

@@ -50,10 +50,14 @@ def take_sack(c: Connection, blocks: tuple[tuple[int, int], ...], ack: int, now:
     edges = [(unwrap(left, c.snd_una), unwrap(right, c.snd_una)) for left, right in blocks]
     if _is_duplicate(edges, ack):
         c.counters.duplicates += 1
+        left, right = edges.pop(0)
         c.rack.duplicated()
-        if ack >= c.probe_end:
+        if 0 <= c.probe_end <= ack:
             c.probe_end = -1  # what the probe repeated had arrived
-        del edges[0]
+        elif c.resent_at >= 0:
+            c.resent -= right - left
+            if c.resent <= 0:
+                _undo(c)  # all that was sent again had arrived
     for left, right in edges:
         left = max(left, c.snd_una)
         if left < right <= c.snd_nxt:
@@ -76,7 +80,7 @@ def detect(c: Connection, now: float) -> None:
     if rack.at < 0 or not flight.records:
         return
     hurry = c.recovering or flight.sacked >= DUP_THRESHOLD * c.mss
-    lost, wait = rack.find_lost(flight, hurry=hurry, least=c.rtt.least, srtt=c.rtt.srtt, now=now)
+    lost, wait = rack.find_lost(flight, c.rtt, hurry=hurry, now=now)
     for record in lost:
         flight.lose(record)
     if lost and not c.recovering:
@@ -100,7 +104,7 @@ def _enter(c: Connection, now: float) -> None:
     c.recovering = True
     c.timed_out = False
     c.recover = c.snd_nxt
-    c.resent_at = -1.0
+    c.resent_at, c.resent = -1.0, 0
     c.congestion.lost(c.snd_nxt - c.snd_una, now)
 
 
@@ -108,7 +112,7 @@ def time_out(c: Connection, now: float) -> None:
     """Take everything for lost that is not known to have arrived (RFC 6298 §5, RFC 8985 §6.3)."""
     if c.retries == 1:
         c.congestion.timed_out(c.snd_nxt - c.snd_una, now)
-        c.resent_at = -1.0
+        c.resent_at, c.resent = -1.0, 0
     c.recovering = c.timed_out = True
     c.recover = c.snd_nxt
     c.probe_end = -1
@@ -130,10 +134,16 @@ def undo(c: Connection, tsecr: int) -> None:
         return
     resent = int(c.resent_at * 1000) + c.ts_offset
     if (tsecr - resent) & MASK > 0x7FFFFFFF:
-        c.counters.undone += 1
-        c.congestion.undo()
-        c.flight.find_all()
-        c.rack.reordered = True
+        _undo(c)
+
+
+def _undo(c: Connection) -> None:
+    c.counters.undone += 1
+    c.congestion.undo()
+    c.flight.find_all()
+    c.rack.reordered = True
+    c.resent_at = -1.0
+    if c.recovering:
         _leave(c)
 
 

@@ -205,6 +205,9 @@ class Bench:
         elif name == "send":
             calls.send(c, pattern(self.put, sizes[0]), now)
             self.put += sizes[0]
+        elif name == "finish":
+            calls.shutdown(c, now, pattern(self.put, sizes[0]))
+            self.put += sizes[0]
         elif name == "consumed":
             calls.consumed(c, sizes[0], now)
         elif name == "room":
@@ -272,12 +275,12 @@ class Bench:
             assert c.timer is Timer.TIME_WAIT
             assert c.user is None
         elif c.state is State.FIN_WAIT_2:
-            assert c.timer is (Timer.FIN_WAIT_2 if c.user is None else Timer.NONE)
+            assert c.timer is Timer.FIN_WAIT_2 if c.user is None else c.resting
         elif c.state is not State.LISTEN:
             if c.snd_una < c.snd_nxt:
                 assert c.timer in _ON_THE_WAY, "data is outstanding and no timer runs"
             elif c.out.end > c.snd_una or (c.wants_room and not self.waiting):
-                assert c.timer is not Timer.NONE, "data or the user waits and no timer runs"
+                assert not c.resting, "data or the user waits and no timer runs"
 
     def _check_flight(self) -> None:
         c = self.c

@@ -355,3 +355,14 @@ def test_fin_is_not_sent_ahead_of_its_turn(established: Trace) -> None:
              > F. 101 ack 1
         """
     )
+
+
+def test_the_last_data_takes_the_fin_along(established: Trace) -> None:
+    established(
+        """
+        ! finish 1000
+        > FP. 1:1001 ack 1
+        < . 1 ack 1002
+        = state FIN_WAIT_2
+        """
+    )

@@ -52,6 +52,10 @@ def test_newest_block_comes_first_and_three_fit(established: Trace) -> None:
         & . 5001:6001 ack 1
         & . 7001:8001 ack 1
         & . 2001:2501 ack 1
+        > . 1 ack 1 [sack 1001:2001]
+        > . 1 ack 1 [sack 3001:4001 1001:2001]
+        > . 1 ack 1 [sack 5001:6001 3001:4001 1001:2001]
+        > . 1 ack 1 [sack 7001:8001 5001:6001 3001:4001]
         > . 1 ack 1 [sack 1001:2501 7001:8001 5001:6001]
         """
     )
@@ -63,6 +67,8 @@ def test_overlapping_pieces(established: Trace) -> None:
         < . 501:1001 ack 1
         & . 801:1501 ack 1
         & . 401:1601 ack 1
+        > . 1 ack 1 [sack 501:1001]
+        > . 1 ack 1 [sack 501:1501]
         > . 1 ack 1 [sack 401:1601]
         < . 1:701 ack 1
         ? received 1600

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gvproxy.tcp.connection import RECEIVE_BUFFER
+from gvproxy.tcp.connection import MAX_RECEIVE_BUFFER, RECEIVE_BUFFER
 
 from .states import enter
 from .trace import Trace
@@ -199,3 +199,40 @@ def test_fin_beyond_the_window_is_cut_off_as_well(established: Trace) -> None:
         = state ESTABLISHED
         """
     )
+
+
+def test_window_grows_on_a_long_path_that_fills_it(trace: Trace) -> None:
+    """Once more for each round trip in which the guest has filled it, up to eight megabytes."""
+    enter(trace, "SYN_RECEIVED")("+0.02 < . 1 ack 1\n ? established")
+    bench, c = trace.bench, trace.bench.c
+    limits = []
+    for _ in range(6):
+        for _ in range(0, c.rcv_limit, 65160):
+            bench.arrives(trace.segment(f"P. {bench.got + 1}:{bench.got + 65161} ack 1"))
+            bench.log.clear()
+        bench.advance(bench.now + 0.02)
+        limits.append(c.rcv_limit)
+    assert limits == [RECEIVE_BUFFER << shift for shift in (0, 1, 2)] + [MAX_RECEIVE_BUFFER] * 3
+
+
+def test_window_stays_where_the_user_does_not_keep_up(trace: Trace) -> None:
+    enter(trace, "SYN_RECEIVED")("+0.02 < . 1 ack 1\n ? established\n ! keep")
+    bench, c = trace.bench, trace.bench.c
+    for _ in range(3):
+        for _ in range(0, 1 << 19, 65160):
+            bench.arrives(trace.segment(f"P. {bench.got + 1}:{bench.got + 65161} ack 1"))
+        bench.advance(bench.now + 0.02)
+        trace_held = c.rcv_held
+        bench.call("consumed", str(trace_held - 1))
+        bench.log.clear()
+    assert c.rcv_limit == RECEIVE_BUFFER
+
+
+def test_window_stays_on_the_link(established: Trace) -> None:
+    """A round trip below a millisecond: a megabyte is enough."""
+    bench, c = established.bench, established.bench.c
+    c.rtt.least = 0.0005
+    for _ in range(200):
+        bench.arrives(established.segment(f"P. {bench.got + 1}:{bench.got + 65161} ack 1"))
+        bench.log.clear()
+    assert c.rcv_limit == RECEIVE_BUFFER

@@ -1,0 +1,80 @@
+"""A guest that has gone silent: RFC 9293 §3.8.4."""
+
+import pytest
+
+from .states import enter
+from .trace import Trace
+
+
+@pytest.fixture
+def watched(trace: Trace) -> Trace:
+    """A connection that is looked after once it was silent for 100 seconds."""
+    trace.bench.c.keepalive = 100.0
+    return enter(trace, "ESTABLISHED")
+
+
+def test_a_guest_that_answers_is_left_alone(watched: Trace) -> None:
+    watched(
+        """
+        = timer KEEPALIVE
+        +100 > . 0 ack 1
+        < . 1 ack 1
+        +75  = state ESTABLISHED
+        +25  > . 0 ack 1
+        < . 1 ack 1
+        = state ESTABLISHED
+        """
+    )
+
+
+def test_a_guest_that_has_vanished_is_given_up(watched: Trace) -> None:
+    watched(
+        """
+        +100 > . 0 ack 1
+        +75  > . 0 ack 1
+        +75  > . 0 ack 1
+        +75  > . 0 ack 1
+        +75  > . 0 ack 1
+        +75  > . 0 ack 1
+        +75  > . 0 ack 1
+        +75  > . 0 ack 1
+        +75  > . 0 ack 1
+        +75  > R. 1 ack 1
+        ? ended TIMED_OUT
+        """
+    )
+
+
+def test_whatever_the_guest_sends_counts(watched: Trace) -> None:
+    """Data on either path, not only what answers; the probe lies before the window."""
+    watched(
+        """
+        +60 < P. 1:101 ack 1
+        ? received 100
+        > . 1 ack 101
+        +40  = state ESTABLISHED
+        +60  > . 0 ack 101
+        < . 101 ack 1
+        """
+    )
+
+
+def test_data_on_its_way_has_its_own_timer(watched: Trace) -> None:
+    watched(
+        """
+        ! send 100
+        > P. 1:101 ack 1
+        = timer RETRANSMIT
+        < . 1 ack 101
+        = timer KEEPALIVE
+        +100 > . 100 ack 1
+        """
+    )
+
+
+def test_the_guests_own_are_answered(established: Trace) -> None:
+    established("< . 0 ack 1\n > . 1 ack 1\n +1 < P. 0:1 ack 1\n > . 1 ack 1")
+
+
+def test_without_it_nothing_is_waited_for(established: Trace) -> None:
+    established("= timer NONE")
