@@ -61,6 +61,8 @@ def parse(argv: Sequence[str]) -> Config:
         gateway_ip=options.gateway_ip,
         device_ip=options.device_ip,
         host_ip=options.host_ip,
+        connect_timeout=options.connect_timeout,
+        keepalive=options.keepalive,
         debug=options.debug,
         log_file=options.log_file,
         pid_file=options.pid_file,
@@ -137,6 +139,22 @@ def _parser() -> flags.Parser:
         ("hostIP", "host_ip", "the address that leads to the host's 127.0.0.1 (default: the last)"),
     ):
         add(f"--{name}", dest=dest, metavar="IP", help=what)
+    add(
+        "--connect-timeout",
+        type=flags.integer,
+        default=settings.DEFAULT_CONNECT_TIMEOUT,
+        metavar="SECONDS",
+        help="give a guest's connection to the outside up after so long (default %(default)s)",
+    )
+    add(
+        "--tcp-keepalive",
+        dest="keepalive",
+        type=flags.integer,
+        default=settings.DEFAULT_KEEPALIVE,
+        metavar="SECONDS",
+        help="ask a guest about a connection that was silent for so long; 0 for never "
+        "(default %(default)s)",
+    )
     add("--log-file", metavar="FILE", help="append the log to FILE, instead of standard error")
     add("--pid-file", metavar="FILE", help="write the process id to FILE, removed at the end")
     parser.add_switch("--debug", "log in detail")

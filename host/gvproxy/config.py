@@ -8,6 +8,7 @@ defaults are gvproxy's, so that clients find everything where they expect it.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
+from math import inf
 from pathlib import Path
 
 from gvproxy.errors import GvproxyError
@@ -29,12 +30,16 @@ DEVICE_MAC = bytes.fromhex("5a94efe40cee")
 LOOPBACK = IPv4Address("127.0.0.1")
 DEVICE_SSH_PORT = 22
 BUILT_IN_ZONES = ("containers.internal.", "docker.internal.")
-CONNECT_TIMEOUT = 60.0
+DEFAULT_CONNECT_TIMEOUT = 60
 """Seconds until a connection to the outside is given up.
 
 A Linux guest's own SYN runs out after 127 s (tcp_syn_retries 6); a client that is told earlier
 may still try another address.
 """
+DEFAULT_KEEPALIVE = 7200
+"""Seconds of silence until a guest is asked about a connection (RFC 9293 MUST-28: two hours)."""
+NO_KEEPALIVE = 0
+_MAX_SECONDS = 30 * 86400
 
 _MIN_PREFIX, _MAX_PREFIX = 8, 29  # a /29 is the smallest with room for three addresses and a guest
 
@@ -70,7 +75,7 @@ class Config:
 
     `search_domains` is None where the host's resolv.conf decides.  `nat` maps addresses inside
     the virtual network to what is dialled for them outside.  `virtual_ips` answer ARP and ping as
-    the gateway does.  `connect_timeout` is in seconds.
+    the gateway does.  `connect_timeout` and `keepalive` are in seconds; the latter may be infinite.
     """
 
     listen: tuple[Endpoint, ...]
@@ -92,6 +97,7 @@ class Config:
     static_leases: Mapping[IPv4Address, bytes]
     forwards: tuple[Forward, ...]
     connect_timeout: float
+    keepalive: float
 
 
 def configure(
@@ -103,14 +109,17 @@ def configure(
     gateway_ip: str | None = None,
     device_ip: str | None = None,
     host_ip: str | None = None,
+    connect_timeout: int = DEFAULT_CONNECT_TIMEOUT,
+    keepalive: int = DEFAULT_KEEPALIVE,
     debug: bool = False,
     log_file: str | None = None,
     pid_file: str | None = None,
 ) -> Config:
     """Check the settings and fill in the defaults; raises ConfigError.
 
-    An `ssh_port` of -1 publishes none.  Addresses that are not given are the first, the second
-    and the last one of the subnet: the gateway's, the guest's and the host's.
+    An `ssh_port` of -1 publishes none, a `keepalive` of 0 asks nobody.  Addresses that are not
+    given are the first, the second and the last one of the subnet: the gateway's, the guest's and
+    the host's.
     """
     if not MIN_MTU <= mtu <= MAX_MTU:
         raise ConfigError(f"mtu must be from {MIN_MTU} to {MAX_MTU}, not {mtu}")
@@ -118,6 +127,15 @@ def configure(
         raise ConfigError(
             f"ssh-port must be from {MIN_SSH_PORT} to 65535, or {NO_SSH_PORT} for none, "
             f"not {ssh_port}"
+        )
+    if not 1 <= connect_timeout <= _MAX_SECONDS:
+        raise ConfigError(
+            f"connect-timeout must be from 1 to {_MAX_SECONDS} seconds, not {connect_timeout}"
+        )
+    if keepalive != NO_KEEPALIVE and not 1 <= keepalive <= _MAX_SECONDS:
+        raise ConfigError(
+            f"tcp-keepalive must be from 1 to {_MAX_SECONDS} seconds, or {NO_KEEPALIVE} for none, "
+            f"not {keepalive}"
         )
     network = _subnet(subnet)
     gateway, device, host = _addresses(network, gateway_ip, device_ip, host_ip)
@@ -146,7 +164,8 @@ def configure(
         virtual_ips=frozenset({host}),
         static_leases={device: DEVICE_MAC},
         forwards=() if ssh_port == NO_SSH_PORT else (forward,),
-        connect_timeout=CONNECT_TIMEOUT,
+        connect_timeout=connect_timeout,
+        keepalive=inf if keepalive == NO_KEEPALIVE else keepalive,
     )
 
 

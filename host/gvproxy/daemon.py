@@ -115,6 +115,7 @@ class Daemon:
                 mask=int(network.netmask),
                 owned=frozenset(ip.packed for ip in (config.gateway_ip, *config.virtual_ips)),
                 mtu=config.mtu,
+                keepalive=config.keepalive,
             ),
             secret=token_bytes(32),
             wake=self._wake,

@@ -23,6 +23,7 @@ from struct import Struct
 
 from gvproxy.complaint import Complaint
 from gvproxy.flows.destinations import Destinations
+from gvproxy.flows.hangups import HangUps
 from gvproxy.flows.unreachable import code_for
 from gvproxy.stack.path import TcpPath
 from gvproxy.stack.stack import Stack
@@ -56,6 +57,7 @@ class TcpFlows:
         self.pending = 0
         self.failed = 0
         self.open: set[TcpFlow] = set()
+        self.hangups = HangUps(loop)
         self._destinations = destinations
         self._connect_timeout = connect_timeout
         self._complaint = Complaint(log)
@@ -81,12 +83,14 @@ class TcpFlows:
             self._complaint.warn(now, "no socket for a guest's connection: %s", error.strerror)
             calls.drop(connection, now)  # its SYN comes again, when there may be one
             return
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent data is data
         flow = TcpFlow(self, connection, sock)
         flow.connect(address, self._connect_timeout, now)
 
     def dial(self, sock: socket.socket, address: bytes, port: int) -> None:
         """Join a host's connected socket, which the flow owns from now on, to a guest's port."""
         sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         now = self.loop.time()
         flow = TcpFlow(self, None, sock)
         try:
@@ -106,6 +110,7 @@ class TcpFlows:
         now = self.loop.time()
         for flow in list(self.open):
             flow.abort(now)
+        self.hangups.close()
 
 
 class TcpFlow:
@@ -265,6 +270,8 @@ class TcpFlow:
             if end is End.DONE:
                 self._stop_reading()
                 self._ended = True
+                if not self._eof:
+                    self._flows.hangups.watch(self._fd, self._hung_up)
                 calls.shutdown(connection, now, data)
                 return
             calls.send(connection, data, now)
@@ -294,6 +301,9 @@ class TcpFlow:
         except OSError:
             return data, End.RESET
         return data, End.DONE
+
+    def _hung_up(self) -> None:
+        self.abort(self._loop.time())
 
     def _start_reading(self) -> None:
         if not (self._reading or self._ended) and self.connection is not None:
@@ -354,6 +364,8 @@ class TcpFlow:
         """Close the socket, with a reset where the other side must not take it for a clean end."""
         self._end_wait()
         self._stop_reading()
+        if self._ended:
+            self._flows.hangups.forget(self._fd)
         if self._pending is not None:
             self._pending = None
             self._loop.remove_writer(self._fd)

@@ -113,6 +113,8 @@ class Forwarder:
             raise BadRemoteError(f"remote {remote!r} is no IPv4 address with a port") from None
         if address not in self._subnet:
             raise BadRemoteError(f"remote {address} is not in the virtual network {self._subnet}")
+        if address in (self._subnet.network_address, self._subnet.broadcast_address):
+            raise BadRemoteError(f"remote {address} is no address of a guest")
         return address, _port(port)
 
 

@@ -149,6 +149,9 @@ class Connections:
     def _no_connection(
         self, key: bytes, port: int, packet: Packet, segment: input.Segment, now: float
     ) -> None:
+        if self._config.is_group(packet.destination) or not packet.destination[0]:
+            self.tcp_counters.invalid += 1  # RFC 9293 MUST-57
+            return
         handler = self.listeners.get((packet.destination, port))
         if handler is None and packet.destination != self._config.gateway:
             handler = self.forward
@@ -182,6 +185,7 @@ class Connections:
             mss=mss,
             iss=iss,
             mss_offered=mss,
+            keepalive=self._config.keepalive,
             ts_offset=int.from_bytes(digest[4:], "big"),
         )
         return connection
@@ -189,8 +193,10 @@ class Connections:
     # What flows and services call
 
     def open(self, user: User, destination: bytes, port: int, now: float) -> Connection:
-        """Open a connection from the gateway to a guest; raises OSError when no port is free."""
+        """Open a connection from the gateway to a guest; raises OSError where it cannot be."""
         self._now = now
+        if not self._config.is_guest(destination):
+            raise OSError("no guest has such an address")
         ends = destination + self._config.gateway + port.to_bytes(2, "big")
         for _ in EPHEMERAL:
             self._ephemeral = (self._ephemeral + 1) % len(EPHEMERAL)

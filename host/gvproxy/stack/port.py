@@ -1,6 +1,7 @@
 """The seam to the transports: a port is one attached guest, a station one MAC behind it."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 
@@ -49,6 +50,8 @@ class StackConfig:
     owned: frozenset[bytes]
     """The addresses that answer ARP and ping: the gateway and all virtual ones."""
     mtu: int = 1500
+    keepalive: float = inf
+    """Seconds a guest may be silent on a TCP connection until it is asked."""
 
     def is_guest(self, address: bytes) -> bool:
         """Tell whether a guest may have an address: one of a host in the subnet, and not ours.

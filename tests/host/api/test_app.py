@@ -180,6 +180,7 @@ def test_bodies_that_cannot_be_used(path: str, body: bytes, said: str) -> None:
         ({"remote": "192.168.127.2"}, 400, "remote '192.168.127.2' has no port\n"),
         ({"remote": "guest.example:80"}, 400, "remote 'guest.example:80' is no IPv4 address"),
         ({"remote": "10.0.0.1:80"}, 400, "remote 10.0.0.1 is not in the virtual network"),
+        ({"remote": "192.168.127.255:80"}, 400, "remote 192.168.127.255 is no address of a guest"),
         ({"remote": "192.168.127.2:0"}, 500, "port '0' is not a number from 1 to 65535\n"),
         ({"local": ":x"}, 500, "port 'x' is not a number from 1 to 65535\n"),
         ({"local": "192.0.2.1:80"}, 500, "cannot listen on 192.0.2.1:80: "),

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from types import ModuleType
 
@@ -69,8 +70,11 @@ def test_no_flag_is_needed() -> None:
 
 
 def test_switches_and_numbers() -> None:
-    argv = ["-debug", "-mtu", "4000", "-ssh-port", "-1"]
-    assert cli.parse(argv) == configure(mtu=4000, ssh_port=-1, debug=True)
+    argv = ["-debug", "-mtu", "4000", "-ssh-port", "-1", "-tcp-keepalive", "0"]
+    argv += ["-connect-timeout", "5"]
+    expected = configure(mtu=4000, ssh_port=-1, debug=True, keepalive=0, connect_timeout=5)
+    assert cli.parse(argv) == expected
+    assert expected.keepalive == inf
     assert not cli.parse(["-debug=false"]).debug
 
 

@@ -68,6 +68,8 @@ def test_mtu_taken(mtu: int) -> None:
     [
         ({"mtu": 575}, "mtu must be from 576 to 65520, not 575"),
         ({"mtu": 65521}, "mtu must be"),
+        ({"connect_timeout": 0}, "connect-timeout must be from 1 to"),
+        ({"keepalive": -1}, "tcp-keepalive must be from 1 to"),
         ({"ssh_port": 1023}, "ssh-port must be from 1024 to 65535, or -1 for none, not 1023"),
         ({"ssh_port": 65536}, "ssh-port must be"),
         ({"ssh_port": 0}, "ssh-port must be"),

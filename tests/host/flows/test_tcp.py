@@ -312,6 +312,41 @@ def test_the_outside_resets(guest: Guest, server: socket.socket) -> None:
     assert not guest.host.connections.find
 
 
+def test_a_reset_after_the_outside_has_ended(guest: Guest, server: socket.socket) -> None:
+    """The guest is idle; it learns of the reset all the same."""
+    sock, outside = open_pair(guest, server)
+    outside.shutdown(socket.SHUT_WR)
+    guest.loop.until(lambda: "eof" in sock.told)
+    linger_reset(outside)
+    guest.loop.until(lambda: "RESET" in sock.told)
+    assert not guest.tcp.open
+
+
+def test_urgent_data_stays_in_the_stream(guest: Guest, server: socket.socket) -> None:
+    """RFC 9293 MUST-31, the way of RFC 6093: no byte is taken out."""
+    sock, outside = open_pair(guest, server)
+    with outside:
+        outside.sendall(b"abc")
+        outside.send(b"X", socket.MSG_OOB)
+        outside.sendall(b"def")
+        guest.loop.until(lambda: len(sock.data) == 7)
+        assert sock.data == b"abcXdef"
+
+
+def test_urgent_data_on_a_published_port(guest: Guest) -> None:
+    there = Socket(guest)
+    guest.stack.connections.listeners[GUEST, 22] = there.accept
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        here, _ = listener.accept()
+    with client:
+        client.send(b"X", socket.MSG_OOB)
+        guest.tcp.dial(here, GUEST, 22)
+        client.sendall(b"def")
+        guest.loop.until(lambda: len(there.data) == 4)
+        assert there.data == b"Xdef"
+
+
 def test_a_reset_found_while_sending(guest: Guest, server: socket.socket) -> None:
     """Before the loop has looked at the socket."""
     sock, outside = open_pair(guest, server)

@@ -213,6 +213,26 @@ def test_opening_toward_a_guest_asks_for_it_first() -> None:
     assert user.told == ["established"]
 
 
+@pytest.mark.parametrize("address", ["224.0.0.1", "255.255.255.255", "192.168.127.255", "0.0.0.1"])
+@pytest.mark.parametrize("flags", [SYN, ACK])
+def test_a_segment_for_a_group_is_nobodys(address: str, flags: int) -> None:
+    """RFC 9293 MUST-57: neither answered nor passed on."""
+    bench = Bench()
+    bench.stack.connections.forward = lambda c, path, now: pytest.fail("offered")
+    destination = socket.inet_aton(address)
+    assert bench.give(tcp(flags=flags, destination=destination)) == []
+    assert bench.stack.connections.tcp_counters.invalid == 1
+
+
+@pytest.mark.parametrize(
+    "address", ["192.168.127.255", "192.168.127.0", "192.168.127.1", "10.0.0.1"]
+)
+def test_opening_to_what_is_no_guest(address: str) -> None:
+    bench = Bench()
+    with pytest.raises(OSError, match="no guest"):
+        bench.stack.connections.open(User(), socket.inet_aton(address), 22, bench.now)
+
+
 def run_out(bench: Bench) -> float:
     """Let the timers go off until none is left; return the seconds that took."""
     began = bench.now

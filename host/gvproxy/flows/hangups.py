@@ -1,0 +1,51 @@
+"""Resets of sockets whose end has been read: the kernel tells, though there is nothing to read.
+
+A loop's reader would be called for such a socket again and again, since an end can be read for
+ever.  Linux's epoll tells of a reset without being asked for input; elsewhere it is seen with the
+next write.
+"""
+
+import select
+from asyncio import AbstractEventLoop
+from collections.abc import Callable
+
+_EVENTS_AT_ONCE = 256
+
+
+class HangUps:
+    """Calls back, once, for each watched descriptor whose other side has reset."""
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
+        self._epoll: select.epoll | None = None  # from the first descriptor on
+        self._watched: dict[int, Callable[[], None]] = {}
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call back when the other side of `fd` resets; until `forget`."""
+        if not hasattr(select, "epoll"):
+            return
+        if self._epoll is None:
+            self._epoll = select.epoll()
+            self._loop.add_reader(self._epoll.fileno(), self._ready)
+        self._watched[fd] = callback
+        self._epoll.register(fd, 0)  # EPOLLERR and EPOLLHUP are always told
+
+    def forget(self, fd: int) -> None:
+        """Watch no longer; to be called before `fd` is closed."""
+        if self._watched.pop(fd, None) is not None and self._epoll is not None:
+            self._epoll.unregister(fd)
+
+    def close(self) -> None:
+        """End; all flows have ended before."""
+        if self._epoll is not None:
+            self._loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
+            self._epoll = None
+
+    def _ready(self) -> None:
+        assert self._epoll is not None
+        for fd, _ in self._epoll.poll(0, _EVENTS_AT_ONCE):
+            callback = self._watched.get(fd)
+            if callback is not None:
+                self.forget(fd)
+                callback()
