@@ -74,7 +74,10 @@ def stats(
         },
         "ICMP": {
             "V4": {
-                "PacketsReceived": {"EchoRequest": stack.echo_requests},
+                "PacketsReceived": {
+                    "EchoRequest": stack.echo_requests,
+                    "DstUnreachable": stack.unreachable_in,
+                },
                 "PacketsSent": {
                     "EchoReply": stack.echo_replies,
                     "DstUnreachable": stack.unreachable_out,

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from hashlib import blake2s
 from typing import Protocol
 
-from gvproxy.stack.ip import Ip, Packet
+from gvproxy.stack.ip import Ip, Packet, Unreachable
 from gvproxy.stack.neighbours import Neighbours
 from gvproxy.stack.path import TcpPath
 from gvproxy.stack.port import Port, StackConfig, StackCounters, Station
 from gvproxy.stack.schedule import Schedule
-from gvproxy.tcp import calls, input, output
+from gvproxy.tcp import calls, input, output, path_errors
 from gvproxy.tcp.connection import Connection, Counters, End, State, User
 from gvproxy.wire import icmp, ipv4, tcp
 from gvproxy.wire.checksum import ones_sum, pseudo_header, valid
@@ -59,6 +59,7 @@ class Connections:
         self.listeners: dict[tuple[bytes, int], TcpHandler] = {}
         self.forward: TcpHandler | None = None
         ip.protocols[ipv4.PROTOCOL_TCP] = self.receive
+        ip.errors[ipv4.PROTOCOL_TCP] = self._told_unreachable
 
     # What connections need (gvproxy.tcp.connection.Scheduler)
 
@@ -145,6 +146,20 @@ class Connections:
         if path.station is not packet.station:
             path.attach(packet.station)
         input.segment_arrives(connection, segment, now)
+
+    def _told_unreachable(self, error: Unreachable, now: float) -> None:
+        """Find whose segment a guest's ICMP error is about."""
+        ports, seq = error.transport[:4], int.from_bytes(error.transport[4:8], "big")
+        key = error.destination + error.source + ports[2:] + ports[:2]
+        connection = self.find.get(key)
+        if connection is not None:
+            station = _path(connection).station
+            if station is None or station.port is not error.station.port:
+                return
+            if error.code == icmp.FRAGMENTATION_NEEDED:
+                path_errors.too_large(connection, seq, error.mtu - ipv4.SIZE - tcp.SIZE)
+            elif error.code in icmp.HARD:
+                path_errors.unreachable(connection, seq, now)
 
     def _no_connection(
         self, key: bytes, port: int, packet: Packet, segment: input.Segment, now: float

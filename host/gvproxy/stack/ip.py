@@ -45,7 +45,24 @@ class EchoRequest:
     payload: bytes
 
 
+@dataclass(slots=True)
+class Unreachable:
+    """What a guest's "destination unreachable" says of a packet that was sent to it.
+
+    `transport` begins with the transport's header, of which there are eight bytes at least.
+    """
+
+    station: Station
+    code: int
+    mtu: int
+    """Of the next hop, where the code is "fragmentation needed"."""
+    source: bytes
+    destination: bytes
+    transport: bytes
+
+
 Handler = Callable[[Packet, float], None]
+ErrorHandler = Callable[[Unreachable, float], None]
 EchoHandler = Callable[[EchoRequest, float], None]
 
 
@@ -61,6 +78,7 @@ class Ip:
         self._reassembler = Reassembler()
         self._identification = count(1)
         self.protocols: dict[int, Handler] = {ipv4.PROTOCOL_ICMP: self._icmp}
+        self.errors: dict[int, ErrorHandler] = {}
         self.forward_echo: EchoHandler | None = None
 
     # In
@@ -115,8 +133,12 @@ class Ip:
             counters.malformed += 1
             return
         counters.icmp_in += 1
-        kind, _, _, rest = icmp.HEADER.unpack_from(payload)
-        if kind != icmp.ECHO_REQUEST or not packet.to_us:
+        kind, code, _, rest = icmp.HEADER.unpack_from(payload)
+        if not packet.to_us:
+            return
+        if kind == icmp.UNREACHABLE:
+            self._unreachable(packet, code, rest & 0xFFFF, now)
+        if kind != icmp.ECHO_REQUEST:
             return
         counters.echo_requests += 1
         body = bytes(payload[icmp.SIZE :])
@@ -124,6 +146,19 @@ class Ip:
             self.send_echo_reply(packet.station, packet.destination, packet.source, rest, body)
         elif self.forward_echo is not None:
             self.forward_echo(EchoRequest(packet, rest >> 16, rest & 0xFFFF, body), now)
+
+    def _unreachable(self, packet: Packet, code: int, mtu: int, now: float) -> None:
+        """Hand on what a guest says of a packet of ours, whose beginning it quotes."""
+        self._counters.unreachable_in += 1
+        quote = bytes(packet.payload[icmp.SIZE :])
+        size = (quote[0] & 0xF) * 4 if quote else 0
+        if size < ipv4.SIZE or len(quote) < size + 8 or quote[0] >> 4 != 4:
+            self._counters.malformed += 1
+            return
+        handler = self.errors.get(quote[9])
+        if handler is not None:
+            error = Unreachable(packet.station, code, mtu, quote[12:16], quote[16:20], quote[size:])
+            handler(error, now)
 
     # Out
 

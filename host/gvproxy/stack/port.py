@@ -95,6 +95,7 @@ class StackCounters:
     icmp_in: int = 0
     echo_requests: int = 0
     echo_replies: int = 0
+    unreachable_in: int = 0
     unreachable_out: int = 0
     udp_in: int = 0
     udp_out: int = 0

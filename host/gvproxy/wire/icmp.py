@@ -19,6 +19,9 @@ PORT_UNREACHABLE = 3
 FRAGMENTATION_NEEDED = 4
 ADMIN_PROHIBITED = 13
 
+HARD = frozenset((2, 3, 6, 7, 8, 9, 10, 13, 14, 15))
+"""Codes of "unreachable" that trying again does not mend (RFC 1122 §4.2.3.9; Linux: icmp_err)."""
+
 QUOTE = 28
 """Bytes of the offending packet an error quotes at least: its header and eight more."""
 

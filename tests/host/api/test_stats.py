@@ -39,11 +39,11 @@ def test_the_names_clients_read() -> None:
 
 
 def test_each_icmp_message_has_its_own_name() -> None:
-    counters = StackCounters(echo_requests=1, echo_replies=2, unreachable_out=3)
+    counters = StackCounters(echo_requests=1, echo_replies=2, unreachable_out=3, unreachable_in=4)
     tree = stats(Totals(), counters, Counters())
     assert tree["ICMP"] == {
         "V4": {
-            "PacketsReceived": {"EchoRequest": 1},
+            "PacketsReceived": {"EchoRequest": 1, "DstUnreachable": 4},
             "PacketsSent": {"EchoReply": 2, "DstUnreachable": 3},
         },
         "V6": {},
