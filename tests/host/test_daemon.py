@@ -161,7 +161,7 @@ def test_a_guest_is_shown(run: Callable[..., None], path: Path) -> None:
             assert (totals["Ports"], totals["Stations"]) == (1, 1)
             assert stats["BytesReceived"] == len(arp(GATEWAY)) + len(echo(b"ping"))
             assert stats["BytesSent"] == stats["BytesReceived"]
-            assert stats["ICMP"]["V4"]["PacketsReceived"] == {"EchoRequest": 1}
+            assert stats["ICMP"]["V4"]["PacketsReceived"]["EchoRequest"] == 1
             assert set(stats["Details"]) == {"Totals", "Stack", "TCP", "DHCP", "DNS", "Resolver"}
         while daemon.stack.switch.ports:
             await asyncio.sleep(0)

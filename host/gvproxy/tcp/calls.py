@@ -40,6 +40,7 @@ def send(c: Connection, data: bytes, now: float) -> None:
         and c.state in _ESTABLISHED
     ):
         out.append(data)
+        c.counters.buffered += size
         output.emit(c, nxt, wire.ACK | wire.PSH, data, now)
         output.sent(c, nxt + size, now)
         return
@@ -47,6 +48,7 @@ def send(c: Connection, data: bytes, now: float) -> None:
         return
     assert not c.fin_queued
     out.append(data)
+    c.counters.buffered += size
     if c.state in _ESTABLISHED:
         output.transmit(c, now)
 
@@ -56,9 +58,12 @@ def consumed(c: Connection, count: int, now: float) -> None:
 
     The guest is told once the window has grown by enough to be worth a segment.
     """
+    if c.state is State.CLOSED:
+        return
     c.rcv_held -= count
+    c.counters.buffered -= count
     edge = c.rcv_nxt + c.rcv_limit - c.rcv_held
-    if edge - c.rcv_adv >= c.rcv_limit >> 2 and c.state is not State.CLOSED:
+    if edge - c.rcv_adv >= c.rcv_limit >> 2:
         output.acknowledge(c, now)
 
 
@@ -68,6 +73,7 @@ def shutdown(c: Connection, now: float, last: bytes = b"") -> None:
         return
     if last:
         c.out.append(last)
+        c.counters.buffered += len(last)
     c.fin_queued = True
     c.wants_room = False
     if c.state is State.ESTABLISHED:

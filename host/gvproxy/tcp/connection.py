@@ -35,6 +35,13 @@ MAX_RECEIVE_BUFFER = 0xFFFF << WINDOW_SHIFT
 """Where the guest fills the window again and again: eight megabytes are 100 ms at 670 Mbit/s."""
 DELAYED_ACK = 0.05
 """Seconds a guest may take to acknowledge a single segment: Linux waits 40 ms (TCP_ATO_MIN)."""
+MAX_BUFFERED = 256 << 20
+"""Bytes that all connections of a stack keep before each gets by with little.
+
+Past it nothing is read from outside for a connection that has something on its way, no window grows
+beyond `SCARCE_WINDOW`, and what comes ahead of a gap, or for a user that is behind, is not taken.
+"""
+SCARCE_WINDOW = 65536
 MAX_SEGMENT = 65535 - 20 - 60
 """Payload that fits one IPv4 packet whatever the options."""
 
@@ -172,6 +179,15 @@ class Counters:
     challenges: int = 0
     invalid: int = 0
     checksum_errors: int = 0
+    refused: int = 0
+    """Segments with text that there was no memory for."""
+    buffered: int = 0
+    """Bytes kept now: sent and not acknowledged, with users, and ahead of gaps."""
+
+    @property
+    def scarce(self) -> bool:
+        """Memory is short."""
+        return self.buffered > MAX_BUFFERED
 
 
 @dataclass(slots=True, eq=False)
@@ -317,7 +333,10 @@ class Connection:
             if usable >= self.mss or (
                 usable > 0 and (not queued or usable >= self.max_snd_wnd >> 1)
             ):
-                return usable
+                if not self.counters.scarce:
+                    return usable
+                if not queued:
+                    return min(usable, self.mss)
             if self.resting:
                 self.await_window(now)
         else:

@@ -373,14 +373,15 @@ def _process_text(c: Connection, segment: Segment, seq: int, now: float) -> None
         end = seq + len(payload)
         fin = False
         c.ack = Ack.NOW
+    if payload and c.counters.scarce and (seq > nxt or c.rcv_held):
+        c.counters.refused += 1
+        output.acknowledge(c, now)
+        return
     if fin:
         c.rcv_fin = end
     if seq > nxt:
         if payload:
-            if c.early is None:
-                c.early = Reassembly()
-            if not c.early.add(seq, payload):
-                c.repeated = (seq, end)
+            _keep_early(c, seq, payload)
         # Each at once, in a batch as well (RFC 5681 §4.2): a guest without SACK counts them, and
         # another that has lost one acknowledgment has the next.
         output.acknowledge(c, now)
@@ -389,12 +390,24 @@ def _process_text(c: Connection, segment: Segment, seq: int, now: float) -> None
         deliver(c, payload, now)
         if c.early:
             c.ack = Ack.NOW
+            before = c.early.size
             for piece in c.early.take(c.rcv_nxt):
                 deliver(c, piece, now)
+            c.counters.buffered -= before - c.early.size
             if not c.early:
                 c.early = None
     if c.rcv_fin == c.rcv_nxt and (c.state in _TEXT):
         _process_fin(c, now)
+
+
+def _keep_early(c: Connection, seq: int, payload: bytes | memoryview) -> None:
+    """Keep payload that came ahead of a gap; what is there already is reported as repeated."""
+    if c.early is None:
+        c.early = Reassembly()
+    before = c.early.size
+    if not c.early.add(seq, payload):
+        c.repeated = (seq, seq + len(payload))
+    c.counters.buffered += c.early.size - before
 
 
 def deliver(c: Connection, payload: bytes | memoryview, now: float) -> None:
@@ -402,6 +415,7 @@ def deliver(c: Connection, payload: bytes | memoryview, now: float) -> None:
     count = len(payload)
     c.inbox.append(payload)
     c.rcv_held += count
+    c.counters.buffered += count
     c.rcv_nxt += count
     if c.ack is not Ack.NOW:
         if c.interactive and c.rcv_nxt - c.rcv_acked < 2 * c.mss:

@@ -5,6 +5,7 @@ from math import inf
 from gvproxy.tcp.connection import (
     MAX_RECEIVE_BUFFER,
     MAX_SEGMENT,
+    SCARCE_WINDOW,
     Ack,
     Connection,
     End,
@@ -38,7 +39,8 @@ def emit(c: Connection, seq: int, flags: int, payload: bytes | memoryview, now: 
     """Send one segment from `seq` on with the current acknowledgment and window."""
     nxt = c.rcv_nxt
     # Receiver's silly-window avoidance (RFC 9293 §3.8.6.2.2): the edge moves in steps.
-    edge = nxt + c.rcv_limit - c.rcv_held
+    limit = c.rcv_limit if not c.counters.scarce else min(c.rcv_limit, SCARCE_WINDOW)
+    edge = nxt + limit - c.rcv_held
     growth = edge - c.rcv_adv
     if growth >= c.mss or growth >= c.rcv_limit >> 1:
         c.rcv_adv = edge
@@ -213,7 +215,10 @@ def hand_over(c: Connection, now: float) -> None:
     if c.inbox and c.user is not None:
         views, c.inbox = c.inbox, []
         done = c.user.received(views, now)  # and it may call `consumed` meanwhile
+        if c.state is State.CLOSED:
+            return
         c.rcv_held -= done
+        c.counters.buffered -= done
         if c.rcv_nxt >= c.tune_end:
             _tune_window(c, now)
 
@@ -293,6 +298,9 @@ def close(c: Connection, end: End, now: float) -> None:
     c.disarm()
     c.ack = Ack.NONE
     c.ack_at = inf
+    early = c.early.size if c.early else 0
+    c.counters.buffered -= max(c.out.end - max(c.snd_una, c.iss + 1), 0) + c.rcv_held + early
+    c.rcv_held = 0
     c.out.clear()
     c.flight.clear()
     c.early = None

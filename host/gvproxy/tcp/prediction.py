@@ -45,7 +45,7 @@ def predict(
     count = (ack - c.snd_una) & MASK
     window <<= c.snd_shift
     if size:
-        if size > c.rcv_adv - c.rcv_nxt:
+        if size > c.rcv_adv - c.rcv_nxt or c.counters.scarce:
             return False
     elif not count and window == c.snd_wnd:
         return False  # a duplicate acknowledgment
@@ -65,6 +65,7 @@ def predict(
     if size:
         c.inbox.append(payload)
         c.rcv_held += size
+        c.counters.buffered += size
         c.rcv_nxt += size
         if c.ack is not Ack.NOW:
             if c.interactive and c.rcv_nxt - c.rcv_acked < 2 * c.mss:

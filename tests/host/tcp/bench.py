@@ -257,6 +257,7 @@ class Bench:
             assert c.deadline == inf
             assert not c.inbox
             assert not c.early
+            assert self.counters.buffered == 0, "memory is counted that is not kept"
             return
         assert not c.inbox, "a view outlives its batch"
         assert c.rcv_held >= 0
@@ -267,6 +268,9 @@ class Bench:
         assert c.snd_una <= c.snd_nxt
         assert c.snd_nxt <= c.out.end + 1
         self._check_flight()
+        sent = c.out.end - max(c.snd_una, c.iss + 1)
+        kept = max(sent, 0) + c.rcv_held + (c.early.size if c.early else 0)
+        assert self.counters.buffered == kept
         assert c.deadline >= c.scheduled_at or c.deadline == inf, "nobody will call at the deadline"
         assert (c.timer is Timer.NONE) == (c.timer_at == inf)
         if c.state in (State.SYN_SENT, State.SYN_RECEIVED):
