@@ -40,7 +40,10 @@ def _descriptors() -> set[tuple[str, str]]:
 def _children() -> set[str]:
     found = set()
     for task in Path("/proc/self/task").iterdir():
-        found.update((task / "children").read_text().split())
+        try:
+            found.update((task / "children").read_text().split())
+        except OSError:
+            continue  # a thread that has ended meanwhile; its children are another's now
     return found
 
 
