@@ -28,7 +28,7 @@ def acknowledged(c: Connection, ack: int, now: float) -> bool:
     if newest is not None:
         c.rack.arrived(newest, now)
         if not newest.again:
-            c.rtt.sample(now - newest.at)
+            c.rtt.measure(newest.at, now)
             measured = True
     if not c.sack and c.dup_acks:
         c.dup_acks = 0
@@ -66,7 +66,7 @@ def take_sack(c: Connection, blocks: tuple[tuple[int, int], ...], ack: int, now:
                 if not record.again or record.at <= now - c.rtt.least:
                     c.rack.arrived(record, now)
                     if not record.again:
-                        c.rtt.sample(now - record.at)
+                        c.rtt.measure(record.at, now)
 
 
 def _is_duplicate(edges: list[tuple[int, int]], ack: int) -> bool:

@@ -25,6 +25,14 @@ class RttEstimator:
     least: float = inf
     rto: float = INITIAL_RTO
     pto: float = INITIAL_RTO
+    due: float = 0.0
+    """When another measurement is wanted: one for each round trip (RFC 6298 §3)."""
+
+    def measure(self, sent_at: float, now: float) -> None:
+        """Take the measurement of something sent at `sent_at`, where one is due."""
+        if now >= self.due:
+            self.sample(now - sent_at)
+            self.due = now + self.srtt
 
     def sample(self, rtt: float) -> None:
         """Take one measurement, of a transmission that was the first or told by its timestamp."""
