@@ -136,11 +136,13 @@ class Connections:
         )
         key = ends + bytes(payload[:4])
         connection = self.find.get(key)
+        used = None
         if connection is not None and input.may_reopen(connection, segment):
+            used = connection.snd_nxt
             output.close(connection, End.DONE, now)
             connection = None
         if connection is None:
-            self._no_connection(key, port, packet, segment, now)
+            self._no_connection(key, port, packet, segment, used, now)
             return
         path = _path(connection)
         if path.station is not packet.station:
@@ -162,8 +164,15 @@ class Connections:
                 path_errors.unreachable(connection, seq, now)
 
     def _no_connection(
-        self, key: bytes, port: int, packet: Packet, segment: input.Segment, now: float
+        self,
+        key: bytes,
+        port: int,
+        packet: Packet,
+        segment: input.Segment,
+        used: int | None,
+        now: float,
     ) -> None:
+        """Take the first segment of a connection; an earlier one's numbers went up to `used`."""
         if self._config.is_group(packet.destination) or not packet.destination[0]:
             self.tcp_counters.invalid += 1  # RFC 9293 MUST-57
             return
@@ -180,7 +189,7 @@ class Connections:
         if len(self.find) >= MAX_CONNECTIONS:
             self._counters.connections_refused += 1
             return
-        connection = self._connection(key, packet.station, now)
+        connection = self._connection(key, packet.station, now, used)
         connection.state = State.LISTEN
         input.segment_arrives(connection, segment, now)
         handler(connection, _path(connection), now)
@@ -188,10 +197,16 @@ class Connections:
     def _path(self, key: bytes, station: Station | None) -> TcpPath:
         return TcpPath(self._config.mac, key, station, self._resolve)
 
-    def _connection(self, key: bytes, station: Station | None, now: float) -> Connection:
+    def _connection(
+        self, key: bytes, station: Station | None, now: float, used: int | None = None
+    ) -> Connection:
         digest = blake2s(key, key=self._secret, digest_size=8).digest()
-        # RFC 6528: a clock of 4 µs and a secret function of the connection's ends.
-        iss = int.from_bytes(digest[:4], "big") + int(now * 250_000) & 0xFFFFFFFF
+        if used is None:
+            # RFC 6528: a clock of 4 µs and a secret function of the connection's ends.
+            iss = int.from_bytes(digest[:4], "big") + int(now * 250_000) & 0xFFFFFFFF
+        else:
+            # In TIME-WAIT's place, behind all of its numbers (RFC 9293 MAY-2).
+            iss = used + 1 + int.from_bytes(digest[:3], "big") & 0xFFFFFFFF
         mss = self._config.mtu - ipv4.SIZE - tcp.SIZE
         connection = self.find[key] = Connection(
             self._path(key, station),
@@ -234,6 +249,7 @@ class Connections:
             if path.station is None and path.guest == address:
                 path.attach(station)
                 if connection.state is State.SYN_SENT:
+                    connection.snd_nxt = connection.iss  # none has left yet
                     output.emit_syn(connection, now)
 
     def unreachable(self, connection: Connection, code: int, now: float) -> None:

@@ -165,6 +165,7 @@ def test_a_syn_takes_the_place_of_time_wait() -> None:
     again.connect()
     assert again.connection is not old
     assert old.state is State.CLOSED
+    assert 0 < (again.connection.iss - old.snd_nxt) & 0xFFFFFFFF <= 1 << 24
 
 
 # Where the guest is
@@ -211,6 +212,7 @@ def test_opening_toward_a_guest_asks_for_it_first() -> None:
     (answer,) = bench.give(tcp(flags=SYN | ACK, ack=segment.seq + 1, **numbers))
     assert answer.data.data.flags == ACK
     assert user.told == ["established"]
+    assert bench.stack.connections.tcp_counters.retransmits == 0, "the SYN had waited for ARP"
 
 
 @pytest.mark.parametrize("address", ["224.0.0.1", "255.255.255.255", "192.168.127.255", "0.0.0.1"])
