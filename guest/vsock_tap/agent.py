@@ -14,6 +14,7 @@ import logging
 import random
 import signal
 from ipaddress import IPv4Address, IPv4Interface
+from math import inf
 
 from dpkt.arp import ARP, ARP_OP_REQUEST
 from dpkt.ethernet import ETH_TYPE_ARP, Ethernet
@@ -34,6 +35,7 @@ from vsock_tap.resolvconf import ResolvConf
 
 log = logging.getLogger(__name__)
 
+COMPLAINT_INTERVAL = 60.0  # seconds
 FLUSH_TIMEOUT = 1.0
 """Seconds the last frame, a DHCPRELEASE, may take to leave."""
 
@@ -118,7 +120,7 @@ class Agent:
         self._notify = notifier()
         self._leases: asyncio.Queue[Event] = asyncio.Queue()
         self._lease: Lease | None = None  # in effect
-        self._complaint = ""  # the last one, of leases
+        self._complained_at = -inf  # of leases
         self._session: Session | None = None
         self._client: Client | None = None
         self._announcement: bytes | None = None
@@ -247,7 +249,7 @@ class Agent:
             else:
                 await self._refuse(lease, error)
             return
-        self._complaint = ""
+        self._complained_at = -inf
         if renewed:
             log.debug("lease %s again", lease)
             return
@@ -284,9 +286,12 @@ class Agent:
             log.warning("address and route are not removed: %s", error)
 
     def _complain(self, text: str) -> None:
-        """Log a warning, once: a server that gives bad leases is asked again and again."""
-        log.log(logging.DEBUG if text == self._complaint else logging.WARNING, "%s", text)
-        self._complaint = text
+        """Log a warning, once a minute: a server with bad leases is asked again and again."""
+        now = asyncio.get_running_loop().time()
+        warn = now - self._complained_at >= COMPLAINT_INTERVAL
+        if warn:
+            self._complained_at = now
+        log.log(logging.WARNING if warn else logging.DEBUG, "%s", text)
 
     def _mtu(self, lease: Lease) -> int:
         """Return the lease's MTU, or less if the command line says less."""

@@ -77,7 +77,7 @@ class _ServerLog(logging.LoggerAdapter[logging.Logger]):
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         error = kwargs.get("exc_info")
-        if isinstance(error, (HttpProcessingError, web.RequestPayloadError)):
+        if isinstance(error, (HttpProcessingError, web.RequestPayloadError, ConnectionError)):
             reason = " ".join(str(error).split())
             super().log(logging.DEBUG, "a request was refused: %s", reason)
         else:

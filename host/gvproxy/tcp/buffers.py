@@ -89,36 +89,35 @@ class Reassembly:
         if len(pieces) >= self.MAX_PIECES:
             return True
         self._recent.appendleft(start)
-        self._cover(start, end)
+        if not self._cover(start, end):
+            return False
         index = bisect_right(pieces, start, key=_LEFT)
         if index:
             left, data = pieces[index - 1]
             if left + len(data) > start:
                 payload = payload[left + len(data) - start :]
                 start = left + len(data)
-        while start < end:
-            if index < len(pieces) and pieces[index][0] < end:
-                left, data = pieces[index]
-                gap, skip = left - start, left + len(data)
-            else:
-                gap, skip = end - start, end
-            if gap:
-                pieces.insert(index, (start, bytes(payload[:gap])))
-                self.size += gap
-                index += 1
-            payload = payload[skip - start :]
-            start = skip
-            index += 1
+        last = bisect_left(pieces, end, index, key=_LEFT)
+        if last > index and pieces[last - 1][0] + len(pieces[last - 1][1]) > end:
+            last -= 1
+            payload = payload[: pieces[last][0] - start]
+        # One piece in place of those it covers: so there is never more than one more.
+        self.size += len(payload) - sum(len(data) for _, data in pieces[index:last])
+        pieces[index:last] = [(start, bytes(payload))]
         return self.size > before
 
-    def _cover(self, start: int, end: int) -> None:
+    def _cover(self, start: int, end: int) -> bool:
+        """Add to the ranges; say whether that changes them."""
         ranges = self._ranges
         first = bisect_left(ranges, start, key=_RIGHT)
         last = bisect_right(ranges, end, key=_LEFT)
         if first < last:
+            if ranges[first][0] <= start and end <= ranges[first][1]:
+                return False
             start = min(start, ranges[first][0])
             end = max(end, ranges[last - 1][1])
         ranges[first:last] = [(start, end)]
+        return True
 
     def take(self, start: int) -> list[bytes]:
         """Remove and return the pieces that follow `start` without a gap."""

@@ -7,11 +7,10 @@ which is all that RACK (RFC 8985) needs.
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from itertools import islice
 from operator import attrgetter
 
 MAX_RECORDS = 2048
-"""A guest that names ranges which were never sent like that gains nothing by more of them."""
+"""What is done for each acknowledgment must not take long, whatever a guest says has arrived."""
 _START = attrgetter("start")
 
 
@@ -47,6 +46,16 @@ class Flight:
         self.records: list[Sent] = []
         self.sacked = 0
         self.lost = 0
+
+    def add(self, start: int, end: int, now: float) -> None:
+        """Record a transmission; among very many it shares a record with the one before."""
+        records = self.records
+        if len(records) >= MAX_RECORDS:
+            last = records[-1]
+            if not (last.sacked or last.lost or last.again):
+                last.end, last.at = end, now
+                return
+        records.append(Sent(start, end, now))
 
     def acknowledge(self, una: int, believable: float) -> Sent | None:
         """Drop what lies before `una`; return the newest transmission that this shows to be there.
@@ -96,8 +105,9 @@ class Flight:
                 record.lost = False
                 self.lost -= record.end - record.start
         if end - begin > 1:
-            # Nothing is asked any more of what has arrived but where it is.
-            merged = Sent(records[begin].start, records[end - 1].end, 0.0)
+            parts = records[begin:end]
+            merged = Sent(parts[0].start, parts[-1].end, max(part.at for part in parts))
+            merged.again = any(part.again for part in parts)
             merged.sacked = True
             records[begin:end] = [merged]
         return fresh
@@ -142,12 +152,10 @@ class Flight:
 
     def lost_run(self, index: int) -> int:
         """Return how many bytes from the record at `index` on are lost without a break."""
-        size = 0
-        for record in islice(self.records, index, None):
-            if not record.lost:
-                break
-            size += record.end - record.start
-        return size
+        records, end = self.records, index
+        while end < len(records) and records[end].lost:
+            end += 1
+        return records[end - 1].end - records[index].start if end > index else 0
 
     def take_lost(self, index: int, size: int) -> Sent:
         """Make one record of `size` lost bytes from `index` on, that are not lost any more."""

@@ -429,6 +429,9 @@ def _process_fin(c: Connection, now: float) -> None:
     if c.rcv_adv < c.rcv_nxt:
         c.rcv_adv = c.rcv_nxt  # a FIN takes no buffer: it is welcome in a closed window
     c.fin_seen = True
+    if c.early:
+        c.counters.buffered -= c.early.size  # behind the end there is nothing
+        c.early = None
     c.ack = Ack.NOW
     if c.state is State.ESTABLISHED:
         c.state = State.CLOSE_WAIT

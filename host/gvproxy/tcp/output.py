@@ -24,6 +24,8 @@ a guest that holds back its second small write (Nagle) loses ten milliseconds, o
 """
 
 LOCAL_RTT = 0.001
+MAX_BURST = 64
+"""Pieces sent again at once: a guest may call every other byte lost with each acknowledgment."""
 
 _SENDING = (
     State.ESTABLISHED,
@@ -92,7 +94,7 @@ def emit_syn(c: Connection, now: float) -> None:
         timestamps,
     )
     window = min(c.rcv_limit, 0xFFFF)  # never scaled in a SYN (RFC 7323 §2.2)
-    c.rcv_adv = c.rcv_nxt + window
+    c.rcv_adv = max(c.rcv_adv, c.rcv_nxt + window)
     c.rcv_acked = c.rcv_nxt
     c.counters.segments_out += 1
     if c.snd_nxt == c.iss:
@@ -123,7 +125,7 @@ def acceptable_seq(c: Connection) -> int:
 
 def sent(c: Connection, nxt: int, now: float) -> None:
     """Account for everything up to `nxt` as sent."""
-    c.flight.records.append(Sent(c.snd_nxt, nxt, now))
+    c.flight.add(c.snd_nxt, nxt, now)
     c.snd_nxt = nxt
     if c.timer not in _ON_THE_WAY:
         c.await_ack(now)
@@ -172,8 +174,8 @@ def _transmit_lost(c: Connection, now: float) -> None:
     if c.resent_at < 0:
         c.resent_at = now
         budget = max(budget, mss)
-    index = 0
-    while flight.lost and index < len(flight.records):
+    index = bursts = 0
+    while flight.lost and index < len(flight.records) and bursts < MAX_BURST:
         size = flight.lost_run(index)
         if size:
             allowed = min(budget, edge - flight.records[index].start, largest)
@@ -184,6 +186,7 @@ def _transmit_lost(c: Connection, now: float) -> None:
                 size = allowed
             emit_again(c, flight.take_lost(index, size), now)
             budget -= size
+            bursts += 1
             c.resent += size
             if not index:
                 c.arm(Timer.RETRANSMIT, now + c.rtt.rto)

@@ -87,14 +87,14 @@ def detect(c: Connection, now: float) -> None:
     if lost and not c.recovering:
         _enter(c, now)
     if wait:
-        c.arm(Timer.REORDER, now + wait)
+        c.arm(Timer.REORDER, now + min(wait, c.rtt.rto))
 
 
 def duplicate(c: Connection, now: float) -> None:
     """Count a duplicate acknowledgment of a guest without SACK, and act on the third."""
     c.dup_acks += 1
     # Each stands for a segment that has arrived, and is not on its way any more.
-    c.flight.sacked = min(c.dup_acks * c.mss, c.snd_nxt - c.snd_una - c.mss)
+    c.flight.sacked = max(min(c.dup_acks * c.mss, c.snd_nxt - c.snd_una - c.mss), 0)
     if c.dup_acks == DUP_THRESHOLD and not c.recovering and c.snd_una > c.recover:
         c.flight.lose_first(c.mss)
         _enter(c, now)

@@ -85,3 +85,14 @@ def test_number_of_pieces_is_bounded() -> None:
     for number in range(3 * early.MAX_PIECES):
         early.add(number * 2, b"x")
     assert early.size == early.MAX_PIECES
+
+
+def test_a_piece_over_many_takes_their_place() -> None:
+    early = Reassembly()
+    for number in range(1000):
+        early.add(number * 2, b"x")
+    assert early.add(1, b"y" * 1500)
+    assert len(early._pieces) == 1 + 1 + 249
+    assert early.size == 1501 + 249
+    assert early._ranges[0] == (0, 1501)
+    assert not early.add(5, b"z" * 100)

@@ -343,3 +343,13 @@ def test_answer_sent_from_established_takes_the_acknowledgment_along(trace: Trac
         = dup_acks 0
         """
     )
+
+
+def test_syn_ack_that_comes_again_takes_no_window_back(trace: Trace) -> None:
+    enter(trace, "SYN_RECEIVED")(
+        """
+             < . 70000 ack 1
+             > . 1 ack 1
+        +1   > S. 0 ack 1
+        """
+    )

@@ -198,3 +198,8 @@ def test_what_comes_out_of_order_is_acknowledged_each_time(without_sack: Trace) 
         > . 1 ack 4001
         """
     )
+
+
+def test_a_duplicate_for_less_than_a_segment(without_sack: Trace) -> None:
+    without_sack("! send 1\n > P. 1:2 ack 1\n < . 1 ack 1")
+    assert without_sack.bench.c.flight.sacked == 0

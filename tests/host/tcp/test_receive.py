@@ -261,3 +261,17 @@ def test_blind_segment_does_not_set_the_timestamp(established: Trace) -> None:
 
 def test_segment_without_timestamps_is_taken(established: Trace) -> None:
     established("< P. 1:101 ack 1 [nots]\n ? received 100\n > . 1 ack 101")
+
+
+def test_what_lies_behind_the_end_is_dropped(established: Trace) -> None:
+    established(
+        """
+        < P. 2001:3001 ack 1
+        > . 1 ack 1 [sack 2001:3001]
+        < FP. 1:1001 ack 1
+        ? received 1000
+        ? eof
+        > . 1 ack 1002
+        = buffered 0
+        """
+    )

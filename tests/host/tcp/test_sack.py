@@ -2,6 +2,8 @@
 
 import pytest
 
+from gvproxy.tcp import flight, output
+
 from .trace import Trace
 
 
@@ -206,10 +208,44 @@ def test_impossible_ranges_mark_nothing(established: Trace, blocks: str) -> None
 
 
 def test_a_guest_cannot_cut_the_flight_to_pieces(established: Trace) -> None:
-    from gvproxy.tcp import flight
-
     established("! send 60000\n > P. 1:60001 ack 1")
     for byte in range(2, 60_000, 16):
         segment = established.segment(f". 1 ack 1 [sack {byte}:{byte + 1}]")
         established.bench.arrives(segment)
     assert len(established.bench.c.flight.records) <= flight.MAX_RECORDS + 2
+
+
+def test_what_was_dropped_after_it_was_reported_is_measured_rightly(established: Trace) -> None:
+    """The guest reneges, and reports it again: it was sent when it was sent."""
+    established(
+        """
+               ! send 5792
+               > P. 1:5793 ack 1
+        +0.01  < . 1 ack 1 [sack 1:1449]
+               < . 1 ack 1 [sack 1:2897]
+        +0.19  > . 1:1449 ack 1
+        +0.001 < . 1 ack 1 [sack 1449:2897]
+        """
+    )
+    assert established.bench.c.rtt.srtt < 0.1
+    assert established.bench.c.deadline < established.bench.now + 1
+
+
+def test_a_server_that_writes_byte_by_byte_fills_no_table(established: Trace) -> None:
+    bench = established.bench
+    for _ in range(3 * flight.MAX_RECORDS):
+        bench.call("send", "1")
+    bench.log.clear()
+    bench.check()
+    assert len(bench.c.flight.records) == flight.MAX_RECORDS
+
+
+def test_one_acknowledgment_causes_so_many_retransmissions_at_most(established: Trace) -> None:
+    bench = established.bench
+    established("! send 60000\n > P. 1:60001 ack 1\n +0.01 = state ESTABLISHED")
+    for byte in range(2, 2000, 2):
+        bench.c.flight.sack(bench.iss + byte, bench.iss + byte + 1)
+    bench.arrives(established.segment(". 1 ack 1 [sack 50001:60001]"))
+    assert 0 < len(bench.log) <= output.MAX_BURST
+    bench.log.clear()
+    bench.check()
