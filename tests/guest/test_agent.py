@@ -241,10 +241,13 @@ def test_a_route_that_was_lost_comes_back_with_the_renewal(lab: Lab) -> None:
 
 
 def test_a_lease_that_is_no_use(lab: Lab) -> None:
-    agent = lab.agent()
+    agent = lab.agent("-debug")
     guest = lab.host.accept()
     guest.send(answer(guest.dhcp(), OFFER, "240.0.0.1"))
     agent.process.wait_for("ignored, OFFER of 240.0.0.1: no address of a host in 240.0.0.0/24")
+    guest.send(answer(guest.dhcp(), OFFER, "240.0.1.1"))
+    agent.process.wait_for("ignored, OFFER of 240.0.1.1")
+    assert agent.process.log.read_text().count("WARNING the server's answer is ignored") == 1
     guest.lease(options={3: IPv4Address("192.168.127.255").packed})
     agent.process.wait_for("no default route (the lease has no router in 192.168.127.0/24)")
     assert "None" not in agent.process.log.read_text()

@@ -283,6 +283,11 @@ def test_a_caller_that_goes_before_its_body_is_complete(caplog: pytest.LogCaptur
     assert caplog.text == ""
 
 
+def test_a_caller_that_goes_before_it_may_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    asyncio.run(exchange(HEAD + b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n", leave=True))
+    assert "Traceback" not in caplog.text
+
+
 async def exchange(request: bytes, *, leave: bool = False) -> list[int]:
     """Send bytes to the API as the daemon serves it; return the statuses of all answers."""
     made = Backend()
