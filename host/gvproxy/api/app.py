@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from gvproxy.api.stats import Tree
 from gvproxy.errors import (
     AlreadyExposedError,
+    BadLocalError,
     BadPortError,
     BadRemoteError,
     ForwarderError,
@@ -38,6 +39,7 @@ _STATUS: dict[type[ForwarderError], int] = {
     UnknownProtocolError: 500,
     BadPortError: 500,
     ListenError: 500,
+    BadLocalError: 400,
     BadRemoteError: 400,
     NotSupportedError: 501,
 }

@@ -27,7 +27,7 @@ class Backend:
     def __init__(self) -> None:
         subnet = IPv4Network("192.168.127.0/24")
         self.forwarder = Forwarder(
-            asyncio.get_running_loop(), subnet, lambda sock, *_: sock.close()
+            asyncio.get_running_loop(), subnet, set(), lambda sock, *_: sock.close()
         )
 
     def stats(self) -> Tree:
@@ -182,6 +182,7 @@ def test_bodies_that_cannot_be_used(path: str, body: bytes, said: str) -> None:
         ({"remote": "10.0.0.1:80"}, 400, "remote 10.0.0.1 is not in the virtual network"),
         ({"remote": "192.168.127.255:80"}, 400, "remote 192.168.127.255 is no address of a guest"),
         ({"remote": "192.168.127.2:0"}, 500, "port '0' is not a number from 1 to 65535\n"),
+        ({"local": "18077"}, 400, "local '18077' has no port\n"),
         ({"local": ":x"}, 500, "port 'x' is not a number from 1 to 65535\n"),
         ({"local": "192.0.2.1:80"}, 500, "cannot listen on 192.0.2.1:80: "),
         ({"protocol": "sctp"}, 500, "unknown protocol sctp\n"),
