@@ -156,7 +156,7 @@ class Daemon:
         try:
             sock = endpoint.listen(where)
         except EndpointError as error:
-            raise StartError(f"listen: {error}") from error
+            raise StartError(f"-listen: {error}") from error
         if where.scheme is Scheme.UNIX:
             self._sockets.append(Path(where.path))
         self._reception.listen(sock)

@@ -163,12 +163,17 @@ def test_post_only(path: str, method: str) -> None:
         (b'{"protocol":null}', "protocol is not a string"),
     ],
 )
-def test_bodies_that_cannot_be_used(path: str, body: bytes, said: str) -> None:
+def test_bodies_that_cannot_be_used(
+    path: str, body: bytes, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "gvproxy")
+
     async def scenario(api: Api) -> None:
         status, text = await api.call("POST", path, body)
         assert status == 400
         assert text.startswith(said)
         assert text.count("\n") == 1
+        assert caplog.messages == [f"POST {path}: {text[:-1]}"]
 
     serve(scenario)
 
@@ -267,8 +272,7 @@ def test_what_is_no_request_is_refused_in_silence(
     with caplog.at_level(logging.DEBUG):
         assert asyncio.run(exchange(REFUSED[name])) == [400]
     assert "Traceback" not in caplog.text
-    told = [record for record in caplog.records if record.name != "aiohttp.access"]
-    assert max(record.levelno for record in told) == logging.DEBUG
+    assert max(record.levelno for record in caplog.records) == logging.DEBUG
 
 
 def test_what_follows_a_declined_upgrade_is_refused_as_well(
@@ -282,6 +286,23 @@ def test_what_follows_a_declined_upgrade_is_refused_as_well(
 def test_a_caller_that_goes_before_its_body_is_complete(caplog: pytest.LogCaptureFixture) -> None:
     assert asyncio.run(exchange(HEAD + b"Content-Length: 9\r\n\r\n{}", leave=True)) == []
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (get(b"/none", b"Connection: close\r\n"), ["GET /none: 404: Not Found"]),
+        (HEAD + b"Content-Length: 2\r\n\r\n[]", [f"POST {EXPOSE}: the body is not a JSON object"]),
+        (get(headers=b"Connection: close\r\n"), []),
+    ],
+)
+def test_a_refused_call_is_one_line_of_the_log(
+    request_: bytes, said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        asyncio.run(exchange(request_))
+    ours = [record for record in caplog.records if record.name != "asyncio"]
+    assert [record.getMessage() for record in ours] == said
 
 
 async def exchange(request: bytes, *, leave: bool = False) -> list[int]:
