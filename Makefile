@@ -9,6 +9,7 @@ REQUIRE := PYTHON=$(PYTHON) tests/lab/require.sh
 # Tests marked `root` run as root, or as root of a user namespace where the kernel allows one.
 ifneq ($(shell id -u),0)
 AS_ROOT := unshare --user --map-root-user --net --mount
+TUN_HINT = : type sudo make $(MAKECMDGOALS)
 endif
 
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -28,18 +29,23 @@ run: tun $(STAMP)
 	@$(BIN)/python -m tests.demo $(if $(STAY),--stay)
 
 tun:
-	@test -c /dev/net/tun && (: <>/dev/net/tun) 2>/dev/null || { \
-	  echo "make run needs /dev/net/tun: type sudo make run (or as root: modprobe tun)" >&2; \
+	@test -c /dev/net/tun || { \
+	  echo "make $(MAKECMDGOALS) needs /dev/net/tun, which is not there: type (as root) modprobe tun" >&2; \
+	  exit 1; }
+	@(: <>/dev/net/tun) 2>/dev/null || { \
+	  echo "make $(MAKECMDGOALS) needs /dev/net/tun, which $$(id -un) may not open$(TUN_HINT)" >&2; \
 	  exit 1; }
 
 # Everything: the linters, and all tests with those that need root.
-test: lint
+test: tun lint
 	@$(REQUIRE) nsenter ip ping curl dig nft
 	@$(AS_ROOT) true || { \
 	  echo "make test needs root, or a kernel that allows user namespaces: type sudo make test" >&2; \
 	  exit 1; }
 	@$(BIN)/pytest -m "not root"
-	@$(AS_ROOT) $(BIN)/pytest -m root
+	@# A folder of its own: the root of a user namespace may not write to real root's.
+	@folder=$$(mktemp -d -t t.XXXX) && trap 'rm -rf "$$folder"' EXIT && trap 'exit 2' HUP INT TERM && \
+	  TMPDIR=$$folder $(AS_ROOT) $(BIN)/pytest -m root
 
 # The quick loop: the linters, and the tests that need no root.
 check: lint

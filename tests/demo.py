@@ -199,7 +199,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make run", description="A guest on the network.")
     parser.add_argument("--stay", action="store_true", help="stay up, with a shell in the guest")
     options = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup's
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         return _show(_shell() if options.stay else None)
     except StepError as error:
@@ -224,7 +226,8 @@ def _show(shell: list[str] | None) -> int:
                     if shell is not None:
                         _stay(show, shell)
                 except (KeyboardInterrupt, SystemExit):
-                    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what was started has to end
+                    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                        signal.signal(number, signal.SIG_IGN)  # what was started has to end
                     show.interrupted = True
                     raise
                 step = "ending it all"

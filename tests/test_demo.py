@@ -16,7 +16,8 @@ from tests.lab.process import Process
 
 @pytest.fixture(autouse=True)
 def _signals_restored() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -37,6 +38,26 @@ def test_interrupted_is_no_failure(
     output = capsys.readouterr()
     assert "FAILED" not in output.out
     assert output.err == "\nmake run: interrupted, everything is ended\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_told_to_end(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second signal comes while everything is being ended."""
+
+    def end(show: demo.Show) -> str:
+        show._own(Process("young", ["cat", "/dev/zero"], show.folder / "young.log"))
+        show.stack.callback(os.kill, os.getpid(), number)
+        os.kill(os.getpid(), number)
+        raise AssertionError
+
+    signal.signal(number, lambda *_: pytest.fail("nobody takes it"))
+    monkeypatch.setattr(demo, "_steps", lambda show: [("it starts", lambda: end(show))])
+    with pytest.raises(SystemExit) as ended:
+        demo.main([])
+    assert ended.value.code == 128 + number
+    assert "FAILED" not in capsys.readouterr().out
 
 
 def test_a_step_that_fails(

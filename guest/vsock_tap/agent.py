@@ -117,6 +117,7 @@ class Agent:
         self._rng = random.Random()
         self._network = Network(config.interface)
         self._resolv_conf = ResolvConf(config.resolv_conf, config.state_directory)
+        self._claimed = False  # resolv.conf is this agent's to look after
         self._notify = notifier()
         self._leases: asyncio.Queue[Event] = asyncio.Queue()
         self._lease: Lease | None = None  # in effect
@@ -132,8 +133,8 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         with open_tap(self._config.interface, preexisting=self._config.preexisting) as tap:
-            self._restore_resolv_conf("left behind by an agent that did not end well")
             try:
+                self._claim_resolv_conf()
                 await self._set_up(tap)
                 await self._work(tap, stop)
             finally:
@@ -298,8 +299,16 @@ class Agent:
         offered = lease.mtu if lease.mtu is not None and lease.mtu >= MIN_MTU else None
         return min(self._config.mtu or offered or DEFAULT_MTU, offered or MAX_MTU, MAX_MTU)
 
+    def _claim_resolv_conf(self) -> None:
+        self._claimed = self._resolv_conf.claim()
+        if self._claimed:
+            self._restore_resolv_conf("left behind by an agent that did not end well")
+        else:
+            path = self._config.resolv_conf
+            log.info("%s is looked after by another agent, and left alone", path)
+
     def _write_resolv_conf(self, lease: Lease) -> None:
-        if not lease.nameservers:
+        if not (self._claimed and lease.nameservers):
             return
         try:
             self._resolv_conf.write(lease.nameservers, lease.search)
@@ -330,7 +339,9 @@ class Agent:
         except AgentError as error:
             log.debug("nothing to remove: %s", error)
         finally:
-            self._restore_resolv_conf("the agent ends")
+            if self._claimed:
+                self._restore_resolv_conf("the agent ends")
+                self._resolv_conf.release()
 
     def _status(self, text: str) -> None:
         self._notify(f"STATUS={text}")

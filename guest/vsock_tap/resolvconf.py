@@ -8,10 +8,14 @@ stays: the agent only replaces what begins with its own first line.
 A write is atomic, by a new file renamed over the old one.  In a container /etc/resolv.conf is
 often a bind mount, which cannot be renamed over, or /etc is not writable; then it is written in
 place.  A symbolic link stays one then, and the file it leads to is what is set aside and put back.
+
+Of two agents on one machine the first looks after the file, by a lock that ends with its process;
+the other one leaves it alone.
 """
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -34,7 +38,38 @@ class ResolvConf:
         self._path = path
         # Two machines may share /run and not /etc: containers and network namespaces do.
         self._name = f"resolv.conf.{os.stat('/proc/self/ns/mnt').st_ino}"
+        self._lock: int | None = None
         self.state_directory = state_directory
+
+    def claim(self) -> bool:
+        """Look after the file from now until `release`; False where another agent does.
+
+        Without a writable state directory there is no lock: nor is there an original that another
+        agent could take for one left behind.
+        """
+        try:
+            self.state_directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            lock = os.open(self._lock_file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return True
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return False
+        if os.fstat(lock).st_nlink == 0:  # its owner released it just now
+            os.close(lock)
+            return self.claim()
+        self._lock = lock
+        return True
+
+    def release(self) -> None:
+        """Let another agent look after the file."""
+        if self._lock is not None:
+            self._lock_file.unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
+        self._remove_state_directory()
 
     def write(self, nameservers: Sequence[IPv4Address], search: Sequence[str]) -> None:
         """Let names be looked up at `nameservers`, and unqualified ones in `search` as well."""
@@ -63,8 +98,7 @@ class ResolvConf:
         """
         restored = self._is_ours() and self._put_back()
         self._forget()
-        with contextlib.suppress(OSError):
-            self.state_directory.rmdir()
+        self._remove_state_directory()
         return restored
 
     def _put_back(self) -> bool:
@@ -84,6 +118,10 @@ class ResolvConf:
     def _target(self) -> Path:
         """The file itself, where the path is a link."""
         return Path(os.path.realpath(self._path))
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.state_directory / f"{self._name}.lock"
 
     @property
     def _original(self) -> Path:
@@ -135,6 +173,11 @@ class ResolvConf:
     def _forget(self) -> None:
         for path in (self._original, self._absent):
             path.unlink(missing_ok=True)
+
+    def _remove_state_directory(self) -> None:
+        """Remove it, unless something is kept in it."""
+        with contextlib.suppress(OSError):
+            self.state_directory.rmdir()
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -77,11 +77,9 @@ def set_up_logging(*, debug: bool, log_file: Path | None) -> None:
             handler = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise ConfigError(f"log-file {log_file} cannot be written: {reason}") from error
+            raise ConfigError(f"-log-file {log_file} cannot be written: {reason}") from error
     level = logging.DEBUG if debug else logging.INFO
     logging.basicConfig(level=level, format=_LOG_FORMAT, handlers=[handler], force=True)
-    # One line per API call is what -debug is for.
-    logging.getLogger("aiohttp.access").setLevel(logging.DEBUG if debug else logging.WARNING)
 
 
 class _NotSupportedYet(argparse.Action):

@@ -45,7 +45,7 @@ _MIN_PREFIX, _MAX_PREFIX = 8, 29  # a /29 is the smallest with room for three ad
 
 
 class ConfigError(GvproxyError, ValueError):
-    """A setting cannot be used; the text names it and says what it has to be."""
+    """A setting cannot be used; the text names its flag and says what it has to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,19 +122,19 @@ def configure(
     the host's.
     """
     if not MIN_MTU <= mtu <= MAX_MTU:
-        raise ConfigError(f"mtu must be from {MIN_MTU} to {MAX_MTU}, not {mtu}")
+        raise ConfigError(f"-mtu must be from {MIN_MTU} to {MAX_MTU}, not {mtu}")
     if ssh_port != NO_SSH_PORT and not MIN_SSH_PORT <= ssh_port <= 65535:
         raise ConfigError(
-            f"ssh-port must be from {MIN_SSH_PORT} to 65535, or {NO_SSH_PORT} for none, "
+            f"-ssh-port must be from {MIN_SSH_PORT} to 65535, or {NO_SSH_PORT} for none, "
             f"not {ssh_port}"
         )
     if not 1 <= connect_timeout <= _MAX_SECONDS:
         raise ConfigError(
-            f"connect-timeout must be from 1 to {_MAX_SECONDS} seconds, not {connect_timeout}"
+            f"-connect-timeout must be from 1 to {_MAX_SECONDS} seconds, not {connect_timeout}"
         )
     if keepalive != NO_KEEPALIVE and not 1 <= keepalive <= _MAX_SECONDS:
         raise ConfigError(
-            f"tcp-keepalive must be from 1 to {_MAX_SECONDS} seconds, or {NO_KEEPALIVE} for none, "
+            f"-tcp-keepalive must be from 1 to {_MAX_SECONDS} seconds, or {NO_KEEPALIVE} for none, "
             f"not {keepalive}"
         )
     network = _subnet(subnet)
@@ -173,10 +173,10 @@ def _endpoints(urls: Sequence[str]) -> tuple[Endpoint, ...]:
     try:
         endpoints = tuple(endpoint.parse_listener(url) for url in urls)
     except endpoint.EndpointError as error:
-        raise ConfigError(f"listen: {error}") from error
+        raise ConfigError(f"-listen: {error}") from error
     for index, one in enumerate(endpoints):
         if one in endpoints[:index]:
-            raise ConfigError(f"listen: {one} is given twice")
+            raise ConfigError(f"-listen: {one} is given twice")
     return endpoints
 
 
@@ -187,11 +187,11 @@ def _subnet(text: str) -> IPv4Network:
     except ValueError:
         network = None
     if network is None or "/" not in text:
-        raise ConfigError(f"subnet must be an IPv4 network such as {DEFAULT_SUBNET}, not {text!r}")
+        raise ConfigError(f"-subnet must be an IPv4 network such as {DEFAULT_SUBNET}, not {text!r}")
     if not _MIN_PREFIX <= network.prefixlen <= _MAX_PREFIX:
-        raise ConfigError(f"subnet must be a /{_MIN_PREFIX} to /{_MAX_PREFIX}, not {text}")
+        raise ConfigError(f"-subnet must be a /{_MIN_PREFIX} to /{_MAX_PREFIX}, not {text}")
     if not _is_unicast(network):
-        raise ConfigError(f"subnet {text} is reserved for another use")
+        raise ConfigError(f"-subnet {text} is reserved for another use")
     return network
 
 
@@ -206,22 +206,24 @@ def _addresses(
 ) -> tuple[IPv4Address, IPv4Address, IPv4Address]:
     first, last = network.network_address, network.broadcast_address
     addresses = (
-        _address("gatewayIP", gateway, network) if gateway else first + 1,
-        _address("deviceIP", device, network) if device else first + 2,
-        _address("hostIP", host, network) if host else last - 1,
+        _address("-gatewayIP", gateway, network) if gateway else first + 1,
+        _address("-deviceIP", device, network) if device else first + 2,
+        _address("-hostIP", host, network) if host else last - 1,
     )
     if len(set(addresses)) < len(addresses):
         raise ConfigError(
-            "gatewayIP, deviceIP and hostIP must differ; they are {}, {} and {}".format(*addresses)
+            "-gatewayIP, -deviceIP and -hostIP must differ; they are {}, {} and {}".format(
+                *addresses
+            )
         )
     return addresses
 
 
-def _address(setting: str, text: str, network: IPv4Network) -> IPv4Address:
+def _address(flag: str, text: str, network: IPv4Network) -> IPv4Address:
     try:
         address = IPv4Address(text)
     except ValueError:
-        raise ConfigError(f"{setting} must be an IPv4 address, not {text!r}") from None
+        raise ConfigError(f"{flag} must be an IPv4 address, not {text!r}") from None
     if address not in network or address in (network.network_address, network.broadcast_address):
-        raise ConfigError(f"{setting} {address} is no address of a host in the subnet {network}")
+        raise ConfigError(f"{flag} {address} is no address of a host in the subnet {network}")
     return address

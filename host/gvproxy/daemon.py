@@ -107,13 +107,14 @@ class Daemon:
         self._loop = loop
         self._alarm: TimerHandle | None = None
         network = config.subnet
+        owned = {config.gateway_ip, *config.virtual_ips}
         self.stack = Stack(
             StackConfig(
                 mac=config.gateway_mac,
                 gateway=config.gateway_ip.packed,
                 network=int(network.network_address),
                 mask=int(network.netmask),
-                owned=frozenset(ip.packed for ip in (config.gateway_ip, *config.virtual_ips)),
+                owned=frozenset(ip.packed for ip in owned),
                 mtu=config.mtu,
                 keepalive=config.keepalive,
             ),
@@ -132,7 +133,7 @@ class Daemon:
         self._dhcp = DhcpServer(config, resolv_conf.search if search is None else lambda _: search)
         serve_dhcp(self.stack, self._dhcp)
         serve_dns(self.stack, self._dns, self._tcp)
-        self.forwarder = Forwarder(loop, network, self._tcp.dial)
+        self.forwarder = Forwarder(loop, network, owned, self._tcp.dial)
         self._reception = Reception(loop, self._take_link, self._take_http)
         self._http = make_runner(self)
         self._adopting: set[asyncio.Task[None]] = set()
@@ -155,7 +156,7 @@ class Daemon:
         try:
             sock = endpoint.listen(where)
         except EndpointError as error:
-            raise StartError(f"listen: {error}") from error
+            raise StartError(f"-listen: {error}") from error
         if where.scheme is Scheme.UNIX:
             self._sockets.append(Path(where.path))
         self._reception.listen(sock)

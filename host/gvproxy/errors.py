@@ -47,6 +47,10 @@ class NotSupportedError(ForwarderError):
     """What gvproxy knows, and this version cannot do yet."""
 
 
+class BadLocalError(ForwarderError):
+    """The local address has no port."""
+
+
 class BadRemoteError(ForwarderError):
     """The remote address is malformed or not inside the virtual network."""
 

@@ -51,7 +51,7 @@ def pid_file(path: Path | None) -> Iterator[None]:
     try:
         path.write_text(f"{os.getpid()}\n")
     except OSError as error:
-        raise StartError(f"pid-file {path} cannot be written: {error.strerror}") from error
+        raise StartError(f"-pid-file {path} cannot be written: {error.strerror}") from error
     try:
         yield
     finally:

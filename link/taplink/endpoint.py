@@ -33,8 +33,8 @@ reset a stream of many small frames that goes over; the bound follows this size.
 _BUFFER_OPTIONS = ((32, socket.SO_SNDBUF), (33, socket.SO_RCVBUF))
 """Each behind its SO_…BUFFORCE (asm-generic/socket.h), which `socket` has no name for."""
 _PORT = re.compile(r"[0-9]{1,10}")
-_EXAMPLES = "vsock://2:1024, unix:///run/gvproxy.sock or tcp://127.0.0.1:1024"
-"""Of each transport there is."""
+_PEER, _LISTENER = "vsock://2:1024", "vsock://:1024"
+"""Examples for who wrote something else: of what is connected to, and of where to listen."""
 
 
 class EndpointError(ValueError):
@@ -52,6 +52,8 @@ class Scheme(StrEnum):
     STDIO = "stdio"
 
 
+_TRANSPORTS = (Scheme.VSOCK, Scheme.UNIX, Scheme.TCP)
+"""Those that can be opened."""
 _ANY_PORT = {(Scheme.TCP, 0), (Scheme.VSOCK, 0xFFFFFFFF)}
 """What a listener asks for any free port by; vsock's is VMADDR_PORT_ANY (linux/vm_sockets.h)."""
 
@@ -86,23 +88,23 @@ def parse_peer(url: str) -> Endpoint:
 
 def parse_listener(url: str) -> Endpoint:
     """Read the URL of where to listen; raises EndpointError."""
-    endpoint = parse(url)
-    _check_transport(endpoint)
+    endpoint = parse(url, _LISTENER)
+    _check_transport(endpoint, _LISTENER)
     return endpoint
 
 
-def parse(url: str) -> Endpoint:
-    """Read any endpoint's URL; raises EndpointError."""
+def parse(url: str, example: str = _PEER) -> Endpoint:
+    """Read any endpoint's URL; raises EndpointError, which shows the example where it helps."""
     # urlsplit drops some of these silently, and none of them belongs into a request head.
     if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in url):
         raise EndpointError(f"{url!r}: a URL has no spaces or control characters")
     name, separator, _ = url.partition("://")
     if not separator:
-        raise EndpointError(f"{url!r} is no URL, such as vsock://2:1024/connect")
+        raise EndpointError(f"{url!r} is no URL, such as {example}")
     try:
         scheme = Scheme(name.lower())
     except ValueError:
-        known = ", ".join(f"{scheme}://" for scheme in Scheme)
+        known = ", ".join(f"{scheme}://" for scheme in _TRANSPORTS)
         raise EndpointError(f"{url}: unknown scheme {name!r} (known are {known})") from None
     try:
         parts = urlsplit(url)
@@ -112,7 +114,7 @@ def parse(url: str) -> Endpoint:
         raise EndpointError(f"{url}: a user, a query or a fragment has no meaning here")
     match scheme:
         case Scheme.VSOCK:
-            return _parse_vsock(url, parts.netloc, parts.path)
+            return _parse_vsock(url, parts.netloc, parts.path, example)
         case Scheme.TCP:
             return _parse_tcp(url, parts.netloc, parts.path)
         case _:
@@ -121,10 +123,10 @@ def parse(url: str) -> Endpoint:
             return Endpoint(scheme, path=_socket_path(url, parts.path), url=url)
 
 
-def _parse_vsock(url: str, authority: str, path: str) -> Endpoint:
+def _parse_vsock(url: str, authority: str, path: str, example: str) -> Endpoint:
     name, separator, port = authority.rpartition(":")
     if not separator:
-        raise EndpointError(f"{url}: no port, such as vsock://2:1024")
+        raise EndpointError(f"{url}: no port, such as {example}")
     if name == "null":
         raise EndpointError(f"{url}: a hyperkit socket (macOS) is not supported yet")
     cid = _number(url, "CID", name, 0xFFFFFFFF) if name else VMADDR_CID_ANY
@@ -184,19 +186,20 @@ def _socket_path(url: str, quoted: str) -> str:
     return path
 
 
-def _check_transport(endpoint: Endpoint) -> None:
-    if endpoint.scheme not in (Scheme.VSOCK, Scheme.UNIX, Scheme.TCP):
+def _check_transport(endpoint: Endpoint, example: str) -> None:
+    if endpoint.scheme not in _TRANSPORTS:
         reason = f"{endpoint.scheme}:// is not supported yet"
-        raise EndpointError(f"{endpoint}: {reason}; take one such as {_EXAMPLES}")
+        examples = f"{example}, unix:///run/gvproxy.sock or tcp://127.0.0.1:1024"
+        raise EndpointError(f"{endpoint}: {reason}; take one such as {examples}")
 
 
 def _check_peer(endpoint: Endpoint) -> None:
     """Raise EndpointError for what can be listened at, but never connected to."""
-    _check_transport(endpoint)
+    _check_transport(endpoint, _PEER)
     if endpoint.scheme is Scheme.TCP and not endpoint.host:
         raise EndpointError(f"{endpoint}: no host to connect to, such as tcp://127.0.0.1:1024")
     if endpoint.scheme is Scheme.VSOCK and endpoint.cid is None:
-        raise EndpointError(f"{endpoint}: no CID to connect to; the host is vsock://2:1024")
+        raise EndpointError(f"{endpoint}: no CID to connect to; the host is {_PEER}")
     if (endpoint.scheme, endpoint.port) in _ANY_PORT:
         raise EndpointError(f"{endpoint}: port {endpoint.port} is any free one; 1024 is a port")
 
@@ -274,7 +277,7 @@ def listen(endpoint: Endpoint, backlog: int = 1024) -> socket.socket:
     A unix socket has mode 0600 from the moment it exists.  A socket file nobody answers on any
     more is replaced; anything else at that path is left alone and refused.
     """
-    _check_transport(endpoint)
+    _check_transport(endpoint, _LISTENER)
     try:
         match endpoint.scheme:
             case Scheme.UNIX:

@@ -327,6 +327,20 @@ def test_resolv_conf_comes_back_after_a_crash(lab: Lab) -> None:
     assert lab.resolv_conf() == ORIGINAL
 
 
+def test_a_second_agent_leaves_resolv_conf_to_the_first(lab: Lab) -> None:
+    agent, _ = lab.bound()
+    before = lab.resolv_conf()
+    second = Agent(lab.machine, lab.host.url, "-mac", "5a:94:ef:e4:0c:ef", iface="tap1")
+    guest = lab.host.accept(offload=TSO)
+    guest.lease("192.168.127.3")
+    second.process.wait_for("lease 192.168.127.3")
+    second.process.wait_for("looked after by another agent")
+    second.process.stop()
+    assert lab.resolv_conf() == before
+    agent.process.stop()
+    assert lab.resolv_conf() == ORIGINAL
+
+
 @pytest.mark.parametrize("kind", [(), ("vnet_hdr",), ("multi_queue",)], ids=str)
 def test_a_preexisting_tap_is_kept(lab: Lab, kind: tuple[str, ...]) -> None:
     lab.machine.run("ip", "tuntap", "add", "tap0", "mode", "tap", *kind)

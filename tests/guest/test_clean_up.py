@@ -41,3 +41,38 @@ def test_resolv_conf_is_restored_whatever_fails(
     with pytest.raises(RuntimeError, match="a surprise"):
         asyncio.run(Agent(config).run())
     assert path.read_text() == "original\n"
+
+
+def test_resolv_conf_is_left_to_the_agent_that_looks_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, state = tmp_path / "resolv.conf", tmp_path / "state"
+    path.write_text("original\n")
+    first = ResolvConf(path, state)
+    assert first.claim()
+    first.write([IPv4Address("10.0.0.1")], [])
+    before = path.read_text()
+
+    class Network:
+        def __init__(self, interface: str) -> None:
+            pass
+
+        async def set_up(self, mac: str, mtu: int) -> None:
+            assert path.read_text() == before
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        async def clear(self) -> None:
+            pass
+
+    monkeypatch.setattr(agent, "Network", Network)
+    tap = contextlib.nullcontext(Tap(-1, "tap1", vnet_hdr=True))
+    monkeypatch.setattr(agent, "open_tap", lambda name, preexisting: tap)
+    config = Config(parse(f"unix://{tmp_path}/nobody"), resolv_conf=path, state_directory=state)
+    with caplog.at_level("INFO"):
+        asyncio.run(Agent(config).run())
+    assert path.read_text() == before
+    assert caplog.text.count(f"{path} is looked after by another agent") == 1
+    assert first.restore()
+    first.release()
+    assert path.read_text() == "original\n"
+    assert not state.exists()

@@ -1,6 +1,7 @@
 """resolv.conf: written, restored as it was, and left alone when it is somebody else's."""
 
 import errno
+import fcntl
 import os
 import resource
 import stat
@@ -106,6 +107,70 @@ def test_a_file_of_ours_without_its_original_is_left(machine: Machine) -> None:
     machine.path.write_text(f"{FIRST_LINE}\nnameserver 10.0.0.1\n")
     assert not machine.agent().restore()
     assert machine.path.exists()
+
+
+def test_one_agent_at_a_time_looks_after_the_file(machine: Machine) -> None:
+    first, second = machine.agent(), machine.agent()
+    assert first.claim()
+    first.write([ONE], [])
+    assert not second.claim()
+    assert first.restore()
+    assert not second.claim()
+    first.release()
+    assert not machine.state.exists()
+    assert second.claim()
+    second.release()
+    assert not machine.state.exists()
+
+
+def test_a_claim_ends_with_the_process(machine: Machine) -> None:
+    make_original(machine, "file")
+    before = picture(machine)
+    child = os.fork()
+    if not child:
+        crashed = machine.agent()
+        claimed = crashed.claim()
+        crashed.write([ONE], [])
+        os._exit(not claimed)
+    assert os.waitpid(child, 0)[1] == 0
+    agent = machine.agent()
+    assert agent.claim()
+    assert agent.restore()
+    agent.release()
+    assert picture(machine) == before
+    assert not machine.state.exists()
+
+
+def test_a_lock_released_while_it_is_taken(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = machine.agent(), machine.agent(), machine.agent()
+    assert first.claim()
+    flock = fcntl.flock
+
+    def release_and_lock(descriptor: int, operation: int) -> None:
+        first.release()
+        flock(descriptor, operation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", release_and_lock)
+        assert second.claim()
+    assert not third.claim()
+    second.release()
+
+
+def test_no_lock_where_the_state_directory_cannot_be_written(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refuse)
+        agent = machine.agent()
+        assert agent.claim()
+    agent.release()
+    assert not machine.state.exists()
 
 
 def refuse_to_replace(monkeypatch: pytest.MonkeyPatch, number: int) -> None:

@@ -199,7 +199,7 @@ def test_a_busy_port_to_publish(run: Callable[..., None], path: Path) -> None:
 def test_a_busy_port_to_listen_at(run: Callable[..., None], path: Path) -> None:
     sock, port = busy()
     config = configure(listen=[f"unix://{path}", f"tcp://127.0.0.1:{port}"], ssh_port=-1)
-    with sock, pytest.raises(StartError, match=r"listen: .*in use"):
+    with sock, pytest.raises(StartError, match=r"-listen: .*in use"):
         run(config, nothing)
     assert not path.exists()
 

@@ -38,7 +38,7 @@ def test_none_is_none() -> None:
 def test_a_pid_file_that_cannot_be_written(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "pid"
     with (
-        pytest.raises(StartError, match=f"pid-file {path} cannot be written: No such"),
+        pytest.raises(StartError, match=f"-pid-file {path} cannot be written: No such"),
         pid_file(path),
     ):
         pass

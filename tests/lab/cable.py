@@ -117,9 +117,13 @@ def _open(name: str, offload: bool) -> _End:
         pid, _, device = name.partition("/")
         try:
             with entered(int(pid)):
+                if device in (there for _, there in socket.if_nameindex()):
+                    raise TapError(f"{name}: the interface exists already")
                 tap = open_tap(device)
-        except (ValueError, OSError) as error:
-            raise TapError(f"{name}: no network of a process: {error}") from error
+        except ValueError:
+            raise TapError(f"{name}: {pid!r} is no process id") from None
+        except OSError as error:
+            raise TapError(f"{name}: no network of a process: {error.strerror}") from error
         tap.set_offload(OFFLOADS if offload else Offload.NONE)
         return _TapEnd(tap)
     try:

@@ -249,15 +249,29 @@ def test_connect_takes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("url", ["unixpacket:///a", "unixgram:///a", "stdio:///a"])
 def test_other_transports_are_not_there_yet(url: str) -> None:
-    said = f"{url}: .* is not supported yet; .*vsock://2:1024, unix:///.* or tcp://"
-    with pytest.raises(EndpointError, match=said):
+    said = f"{url}: .* is not supported yet; .*{{}}, unix:///.* or tcp://"
+    with pytest.raises(EndpointError, match=said.format("vsock://2:1024")):
         parse_peer(url)
-    with pytest.raises(EndpointError, match=said):
+    with pytest.raises(EndpointError, match=said.format("vsock://:1024")):
         parse_listener(url)
-    with pytest.raises(EndpointError, match=said):
+    with pytest.raises(EndpointError, match=said.format("vsock://2:1024")):
         asyncio.run(connect(parse(url), 5))
-    with pytest.raises(EndpointError, match=said):
+    with pytest.raises(EndpointError, match=said.format("vsock://:1024")):
         listen(parse(url))
+
+
+@pytest.mark.parametrize("url", ["foo", "vsock://foo"])
+def test_the_example_is_of_what_is_asked_for(url: str) -> None:
+    with pytest.raises(EndpointError, match=r"such as vsock://2:1024$"):
+        parse_peer(url)
+    with pytest.raises(EndpointError, match=r"such as vsock://:1024$"):
+        parse_listener(url)
+
+
+def test_an_unknown_scheme_is_told_what_works() -> None:
+    said = r"unknown scheme 'ftp' \(known are vsock://, unix://, tcp://\)$"
+    with pytest.raises(EndpointError, match=said):
+        parse("ftp://a")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from gvproxy.api.stats import Tree
 from gvproxy.errors import (
     AlreadyExposedError,
+    BadLocalError,
     BadPortError,
     BadRemoteError,
     ForwarderError,
@@ -38,6 +39,7 @@ _STATUS: dict[type[ForwarderError], int] = {
     UnknownProtocolError: 500,
     BadPortError: 500,
     ListenError: 500,
+    BadLocalError: 400,
     BadRemoteError: 400,
     NotSupportedError: 501,
 }
@@ -67,6 +69,7 @@ def make_runner(backend: Backend) -> web.AppRunner:
     return web.AppRunner(
         make_app(backend),
         handle_signals=False,
+        access_log=None,
         shutdown_timeout=1.0,
         logger=_ServerLog(logging.getLogger("aiohttp.server"), None),
     )
@@ -159,13 +162,17 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except ForwarderError as error:
-        log.debug("%s %s: %s", request.method, request.path, one_line(error))
-        return _error(_STATUS[type(error)], str(error))
+        return _refused(request, _STATUS[type(error)], str(error))
     except web.HTTPException as error:
-        return _error(error.status, error.text or error.reason)
+        return _refused(request, error.status, error.text or error.reason)
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
         return _error(500, "internal error")
+
+
+def _refused(request: web.Request, status: int, text: str) -> web.Response:
+    log.debug("%s %s: %s", request.method, one_line(request.path), one_line(text))
+    return _error(status, text)
 
 
 def _error(status: int, text: str) -> web.Response:

@@ -9,13 +9,14 @@ import logging
 import os
 import socket
 from asyncio import AbstractEventLoop
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, ip_address
 
 from gvproxy.errors import (
     AlreadyExposedError,
+    BadLocalError,
     BadPortError,
     BadRemoteError,
     ListenError,
@@ -53,9 +54,13 @@ class _Published:
 class Forwarder:
     """The published ports of one virtual network."""
 
-    def __init__(self, loop: AbstractEventLoop, subnet: IPv4Network, dial: Dial) -> None:
+    def __init__(
+        self, loop: AbstractEventLoop, subnet: IPv4Network, owned: Set[IPv4Address], dial: Dial
+    ) -> None:
+        """`owned` are the addresses of the subnet that are gvproxy's own."""
         self._loop = loop
         self._subnet = subnet
+        self._no_guests = {subnet.network_address, subnet.broadcast_address, *owned}
         self._dial = dial
         self._published: dict[str, _Published] = {}
 
@@ -113,7 +118,7 @@ class Forwarder:
             raise BadRemoteError(f"remote {remote!r} is no IPv4 address with a port") from None
         if address not in self._subnet:
             raise BadRemoteError(f"remote {address} is not in the virtual network {self._subnet}")
-        if address in (self._subnet.network_address, self._subnet.broadcast_address):
+        if address in self._no_guests:
             raise BadRemoteError(f"remote {address} is no address of a guest")
         return address, _port(port)
 
@@ -135,7 +140,9 @@ def _port(text: str) -> int:
 
 def _listen(local: str) -> socket.socket:
     """Open the listening socket; no address means every one of both families, as in Go."""
-    host, _, port_text = local.rpartition(":")
+    host, separator, port_text = local.rpartition(":")
+    if not separator:
+        raise BadLocalError(f"local {local!r} has no port")
     port = _port(port_text)
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

@@ -27,7 +27,7 @@ class Backend:
     def __init__(self) -> None:
         subnet = IPv4Network("192.168.127.0/24")
         self.forwarder = Forwarder(
-            asyncio.get_running_loop(), subnet, lambda sock, *_: sock.close()
+            asyncio.get_running_loop(), subnet, set(), lambda sock, *_: sock.close()
         )
 
     def stats(self) -> Tree:
@@ -163,12 +163,17 @@ def test_post_only(path: str, method: str) -> None:
         (b'{"protocol":null}', "protocol is not a string"),
     ],
 )
-def test_bodies_that_cannot_be_used(path: str, body: bytes, said: str) -> None:
+def test_bodies_that_cannot_be_used(
+    path: str, body: bytes, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "gvproxy")
+
     async def scenario(api: Api) -> None:
         status, text = await api.call("POST", path, body)
         assert status == 400
         assert text.startswith(said)
         assert text.count("\n") == 1
+        assert caplog.messages == [f"POST {path}: {text[:-1]}"]
 
     serve(scenario)
 
@@ -182,6 +187,7 @@ def test_bodies_that_cannot_be_used(path: str, body: bytes, said: str) -> None:
         ({"remote": "10.0.0.1:80"}, 400, "remote 10.0.0.1 is not in the virtual network"),
         ({"remote": "192.168.127.255:80"}, 400, "remote 192.168.127.255 is no address of a guest"),
         ({"remote": "192.168.127.2:0"}, 500, "port '0' is not a number from 1 to 65535\n"),
+        ({"local": "18077"}, 400, "local '18077' has no port\n"),
         ({"local": ":x"}, 500, "port 'x' is not a number from 1 to 65535\n"),
         ({"local": "192.0.2.1:80"}, 500, "cannot listen on 192.0.2.1:80: "),
         ({"protocol": "sctp"}, 500, "unknown protocol sctp\n"),
@@ -266,8 +272,7 @@ def test_what_is_no_request_is_refused_in_silence(
     with caplog.at_level(logging.DEBUG):
         assert asyncio.run(exchange(REFUSED[name])) == [400]
     assert "Traceback" not in caplog.text
-    told = [record for record in caplog.records if record.name != "aiohttp.access"]
-    assert max(record.levelno for record in told) == logging.DEBUG
+    assert max(record.levelno for record in caplog.records) == logging.DEBUG
 
 
 def test_what_follows_a_declined_upgrade_is_refused_as_well(
@@ -286,6 +291,23 @@ def test_a_caller_that_goes_before_its_body_is_complete(caplog: pytest.LogCaptur
 def test_a_caller_that_goes_before_it_may_go_on(caplog: pytest.LogCaptureFixture) -> None:
     asyncio.run(exchange(HEAD + b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n", leave=True))
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (get(b"/none", b"Connection: close\r\n"), ["GET /none: 404: Not Found"]),
+        (HEAD + b"Content-Length: 2\r\n\r\n[]", [f"POST {EXPOSE}: the body is not a JSON object"]),
+        (get(headers=b"Connection: close\r\n"), []),
+    ],
+)
+def test_a_refused_call_is_one_line_of_the_log(
+    request_: bytes, said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        asyncio.run(exchange(request_))
+    ours = [record for record in caplog.records if record.name != "asyncio"]
+    assert [record.getMessage() for record in ours] == said
 
 
 async def exchange(request: bytes, *, leave: bool = False) -> list[int]:

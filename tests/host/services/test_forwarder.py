@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Iterator
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
@@ -23,7 +23,8 @@ class Bench:
         self.dialled: list[tuple[socket.socket, bytes, int]] = []
         self.clients: list[socket.socket] = []
         subnet = IPv4Network("192.168.127.0/24")
-        self.forwarder = Forwarder(self.loop.as_loop(), subnet, self.dial)
+        owned = {IPv4Address("192.168.127.1"), IPv4Address("192.168.127.254")}
+        self.forwarder = Forwarder(self.loop.as_loop(), subnet, owned, self.dial)
 
     def dial(self, sock: socket.socket, address: bytes, port: int) -> None:
         self.dialled.append((sock, address, port))
@@ -160,8 +161,13 @@ def test_a_thousand_ports(bench: Bench) -> None:
         (":{}", f"{GUEST}:65536", "tcp", errors.BadPortError, "port '65536' is not"),
         (":{}", f"{GUEST}:²", "tcp", errors.BadPortError, "port '²' is not"),
         (":{}", f"{GUEST}:" + "9" * 9999, "tcp", errors.BadPortError, "is not a number"),
-        ("", f"{GUEST}:80", "tcp", errors.BadPortError, "port '' is not"),
-        ("80a", f"{GUEST}:80", "tcp", errors.BadPortError, "port '80a' is not"),
+        (":{}", "192.168.127.1:80", "tcp", errors.BadRemoteError, "is no address of a guest"),
+        (":{}", "192.168.127.254:80", "tcp", errors.BadRemoteError, "is no address of a guest"),
+        ("", f"{GUEST}:80", "tcp", errors.BadLocalError, "local '' has no port"),
+        ("{}", f"{GUEST}:80", "tcp", errors.BadLocalError, "has no port"),
+        ("127.0.0.1", f"{GUEST}:80", "tcp", errors.BadLocalError, "'127.0.0.1' has no port"),
+        (":", f"{GUEST}:80", "tcp", errors.BadPortError, "port '' is not"),
+        (":80a", f"{GUEST}:80", "tcp", errors.BadPortError, "port '80a' is not"),
         (":99999", f"{GUEST}:80", "tcp", errors.BadPortError, "port '99999' is not"),
         ("localhost:{}", f"{GUEST}:80", "tcp", errors.ListenError, "it is no IP address"),
         ("1.2.3.4.5:{}", f"{GUEST}:80", "tcp", errors.ListenError, "it is no IP address"),
