@@ -251,6 +251,8 @@ class Daemon:
             stations=len(self.stack.switch.stations),
             connections=len(connections.find),
             established=sum(c.state is State.ESTABLISHED for c in connections.find.values()),
+            flows=len(self._tcp.open),
+            timers=len(connections._schedule),
             failed_connections=self._tcp.failed,
             resident_bytes=resident_bytes(),
         )
