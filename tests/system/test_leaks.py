@@ -1,0 +1,265 @@
+"""Thousands of connections that end in every way there is leave nothing behind in the daemon.
+
+FULL=1 in the environment makes twenty thousand of them; that takes minutes.
+"""
+
+import contextlib
+import errno
+import itertools
+import os
+import random
+import socket
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+
+import pytest
+
+from tests.lab.network import UNREACHABLE, Network, make_network
+from tests.lab.process import Process
+from tests.lab.programs import DEVICE, HOST
+from tests.lab.wait import NotYetError, until
+
+pytestmark = [pytest.mark.root, pytest.mark.system]
+
+FULL = bool(os.environ.get("FULL"))
+ROUND = 10_000 if FULL else 2_000
+"""Connections; there are two rounds, so that the second shows what each of them costs for good."""
+GROWTH = 4 << 20
+"""Bytes of memory by which the second round may grow: what the allocator does not give back."""
+CHUNK = 1 << 17
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
+PUBLISHED_PORT = 8021
+GUEST_PORT = 8020
+CLOSED_PORT = 8022
+PUBLISHED_CLOSED_PORT = 8023
+
+Ending = Callable[[socket.socket, socket.socket], None]
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    sock.close()
+
+
+def read_all(sock: socket.socket) -> None:
+    while sock.recv(CHUNK):
+        pass
+
+
+def fill(sock: socket.socket) -> None:
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        sock.send(bytes(CHUNK))
+
+
+# How a connection ends, begun by the first of its two ends; both are closed behind it.
+
+
+def closed(one: socket.socket, other: socket.socket) -> None:
+    one.sendall(b"goodbye")
+    one.close()
+    read_all(other)
+
+
+def closed_by_both(one: socket.socket, other: socket.socket) -> None:
+    one.close()
+    other.close()
+
+
+def half_closed(one: socket.socket, other: socket.socket) -> None:
+    one.shutdown(socket.SHUT_WR)
+    read_all(other)
+    other.sendall(b"answer" * 1000)
+    other.close()
+    read_all(one)
+
+
+def closed_with_unread_data(one: socket.socket, other: socket.socket) -> None:
+    other.sendall(b"unread")
+    one.recv(1)
+    one.close()
+
+
+def closed_in_mid_stream(one: socket.socket, other: socket.socket) -> None:
+    fill(one)
+    fill(other)
+    one.close()
+
+
+def reset_when_idle(one: socket.socket, other: socket.socket) -> None:
+    reset(one)
+
+
+def reset_in_mid_stream(one: socket.socket, other: socket.socket) -> None:
+    fill(one)
+    fill(other)
+    reset(one)
+
+
+def reset_after_the_peers_fin(one: socket.socket, other: socket.socket) -> None:
+    other.shutdown(socket.SHUT_WR)
+    read_all(one)
+    reset(one)
+
+
+def reset_after_its_own_fin(one: socket.socket, other: socket.socket) -> None:
+    one.shutdown(socket.SHUT_WR)
+    read_all(other)
+    reset(one)
+
+
+def reset_by_both(one: socket.socket, other: socket.socket) -> None:
+    reset(one)
+    reset(other)
+
+
+ENDINGS: tuple[Ending, ...] = (
+    closed,
+    closed_by_both,
+    half_closed,
+    closed_with_unread_data,
+    closed_in_mid_stream,
+    reset_when_idle,
+    reset_in_mid_stream,
+    reset_after_the_peers_fin,
+    reset_after_its_own_fin,
+    reset_by_both,
+)
+CASES = list(itertools.product(ENDINGS, (False, True), (False, True)))
+"""Each ending, begun by the guest and by the host, of its own and of published connections."""
+KILLED = 5
+FAILED = 5
+BATCH = len(CASES) + KILLED + FAILED
+
+
+@dataclass
+class Load:
+    """Makes connections and ends them."""
+
+    network: Network
+    outside: socket.socket
+    inside: socket.socket
+    abandoned: socket.socket
+    chance: random.Random
+
+    def pair(self, published: bool) -> tuple[socket.socket, socket.socket]:
+        """Connect from the guest, or to its published port; the guest's end comes first."""
+        if published:
+            host = self.network.host.connect("127.0.0.1", PUBLISHED_PORT)
+            guest = self.inside.accept()[0]
+        else:
+            guest = self.network.guest.connect(HOST, self.outside.getsockname()[1])
+            host = self.outside.accept()[0]
+        guest.settimeout(10)
+        host.settimeout(10)
+        return guest, host
+
+    def batch(self) -> None:
+        """Have BATCH connections at once, and end each in its own way, in any order."""
+        self.fail()
+        self.kill()
+        with contextlib.ExitStack() as stack:
+            cases = []
+            for ending, by_host, published in CASES:
+                pair = self.pair(published)
+                for sock in pair:
+                    stack.enter_context(sock)
+                cases.append((ending, reversed(pair) if by_host else pair))
+            self.chance.shuffle(cases)
+            for ending, ends in cases:
+                ending(*ends)
+
+    def kill(self) -> None:
+        """Kill a process that has the guest's ends of KILLED connections, half with unread data."""
+        pairs = [self.pair(published=number % 4 == 0) for number in range(KILLED)]
+        for one, other in pairs[::2]:
+            other.sendall(b"unread")
+            one.recv(1, socket.MSG_PEEK)
+        held = [one.fileno() for one, _ in pairs]
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=held) as holder:
+            for one, _ in pairs:
+                one.close()
+            holder.kill()
+        for _, other in pairs:
+            other.close()
+
+    def fail(self) -> None:
+        """Make FAILED connections that come to nothing."""
+        network = self.network
+        for address, port, error in (
+            (HOST, CLOSED_PORT, ConnectionRefusedError),
+            (UNREACHABLE, 80, OSError),
+        ):
+            with pytest.raises(error):
+                network.guest.connect(address, port, timeout=None)
+        with (
+            contextlib.suppress(ConnectionResetError),
+            network.host.connect("127.0.0.1", PUBLISHED_CLOSED_PORT) as client,
+        ):
+            read_all(client)
+        network.host.connect("127.0.0.1", PUBLISHED_PORT).close()
+        self.inside.accept()[0].close()
+        with network.guest.open_socket() as sock:
+            sock.setblocking(False)
+            assert sock.connect_ex((HOST, self.abandoned.getsockname()[1])) == errno.EINPROGRESS
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.abandoned.accept()[0].close()
+
+    def run(self) -> None:
+        """Make ROUND connections and end them."""
+        for _ in range(ROUND // BATCH):
+            self.batch()
+
+
+@contextlib.contextmanager
+def load_on(network: Network) -> Iterator[Load]:
+    """Listen and publish what a load needs."""
+    gvproxy = network.gvproxy
+    with (
+        network.host.listen() as outside,
+        network.guest.listen("0.0.0.0", GUEST_PORT) as inside,
+        network.host.listen() as abandoned,
+    ):
+        abandoned.setblocking(False)
+        gvproxy.expose(f"127.0.0.1:{PUBLISHED_PORT}", f"{DEVICE}:{GUEST_PORT}")
+        gvproxy.expose(f"127.0.0.1:{PUBLISHED_CLOSED_PORT}", f"{DEVICE}:{CLOSED_PORT}")
+        yield Load(network, outside, inside, abandoned, random.Random(1))
+
+
+def descriptors(process: Process) -> int:
+    """Return how many a process has open."""
+    return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+
+
+def wait_until_gone(network: Network, most: float = inf) -> tuple[int, int]:
+    """Wait until nothing is left but `most` descriptors; return these, and the resident bytes."""
+
+    def attempt() -> tuple[int, int]:
+        totals: dict[str, int] = network.gvproxy.get("/stats")["Details"]["Totals"]
+        left = {name: totals[name] for name in ("Connections", "Flows", "Timers") if totals[name]}
+        held = descriptors(network.gvproxy.process)
+        if left or held > most:
+            raise NotYetError(f"{left}, {held} descriptors of {most}")
+        return held, totals["ResidentBytes"]
+
+    return until(attempt, "all connections are gone", 30)
+
+
+@pytest.mark.timeout(900 if FULL else 60)
+def test_nothing_is_left() -> None:
+    with make_network() as network, load_on(network) as load:
+        load.batch()  # what is made once, is made now
+        most, before = wait_until_gone(network)
+        load.run()
+        _, first = wait_until_gone(network, most)
+        load.run()
+        _, second = wait_until_gone(network, most)
+        log = network.gvproxy.process.log.read_text()
+    print(f"resident bytes: {before:,}, {first:,}, {second:,}")
+    assert second - first < GROWTH
+    assert "Traceback" not in log
