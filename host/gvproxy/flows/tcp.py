@@ -75,17 +75,22 @@ class TcpFlows:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         if self.pending >= MAX_PENDING:
             log.debug("no connection to %s:%d: too many are being made", *address)
-            calls.drop(connection, now)
+            self._refuse(connection, now)
             return
         try:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as error:
             self._complaint.warn(now, "no socket for a guest's connection: %s", error.strerror)
-            calls.drop(connection, now)  # its SYN comes again, when there may be one
+            self._refuse(connection, now)
             return
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent data is data
         flow = TcpFlow(self, connection, sock)
         flow.connect(address, self._connect_timeout, now)
+
+    def _refuse(self, connection: Connection, now: float) -> None:
+        """Drop a SYN; it comes again, when there may be room."""
+        self.stack.counters.connections_refused += 1
+        calls.drop(connection, now)
 
     def dial(self, sock: socket.socket, address: bytes, port: int) -> None:
         """Join a host's connected socket, which the flow owns from now on, to a guest's port."""

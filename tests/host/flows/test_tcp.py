@@ -167,6 +167,7 @@ def test_pending_connections_are_bounded(
         guest.loop.turn()
         assert guest.tcp.pending == 3
         assert len(guest.host.connections.find) == 3
+        assert guest.host.counters.connections_refused == 2
         guest.tcp.close()
     assert guest.tcp.pending == 0
     open_pair(guest, server)[1].close()
@@ -204,6 +205,7 @@ def test_no_descriptor_left_is_a_lost_syn(
         sock = guest.connect(HOST, server.getsockname()[1])
         guest.loop.run()
     assert sock.told == []
+    assert guest.host.counters.connections_refused == 1
     guest.tick(1.1)
     assert sock.told == ["established"]
 
