@@ -50,8 +50,9 @@ class TcpFlows:
         loop: AbstractEventLoop,
         destinations: Destinations,
         connect_timeout: float,
+        limit: int,
     ) -> None:
-        """`connect_timeout` in seconds, for connections to the outside."""
+        """`connect_timeout` in seconds, for connections to the outside; `limit` of sockets."""
         self.stack = stack
         self.loop = loop
         self.pending = 0
@@ -60,6 +61,7 @@ class TcpFlows:
         self.hangups = HangUps(loop)
         self._destinations = destinations
         self._connect_timeout = connect_timeout
+        self._limit = limit
         self._complaint = Complaint(log)
         stack.connections.forward = self._forward
 
@@ -75,6 +77,10 @@ class TcpFlows:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         if self.pending >= MAX_PENDING:
             log.debug("no connection to %s:%d: too many are being made", *address)
+            self._refuse(connection, now)
+            return
+        if len(self.open) >= self._limit:
+            self._complaint.warn(now, "no connection for a guest: there are %d", self._limit)
             self._refuse(connection, now)
             return
         try:
@@ -98,6 +104,11 @@ class TcpFlows:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         now = self.loop.time()
         flow = TcpFlow(self, None, sock)
+        if len(self.open) > self._limit:
+            self.stack.counters.connections_refused += 1
+            self._complaint.warn(now, "no connection to the guest: there are %d", self._limit)
+            flow.discard(reset=True)
+            return
         try:
             flow.connection = self.stack.connections.open(flow, address, port, now)
         except OSError as error:
