@@ -13,14 +13,11 @@ import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import inf
-from pathlib import Path
 
 import pytest
 
 from tests.lab.network import UNREACHABLE, Network, make_network
-from tests.lab.process import Process
-from tests.lab.programs import DEVICE, HOST
+from tests.lab.programs import DEVICE, HOST, Gvproxy
 from tests.lab.wait import NotYetError, until
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
@@ -231,35 +228,29 @@ def load_on(network: Network) -> Iterator[Load]:
         yield Load(network, outside, inside, abandoned, random.Random(1))
 
 
-def descriptors(process: Process) -> int:
-    """Return how many a process has open."""
-    return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+def wait_for_the_end(gvproxy: Gvproxy, most: int) -> int:
+    """Wait until nothing is left but `most` descriptors; return the resident bytes."""
 
+    def closed() -> None:
+        held = gvproxy.process.descriptors()
+        if held > most:
+            raise NotYetError(f"{held} instead of {most}")
 
-def wait_until_gone(network: Network, most: float = inf) -> tuple[int, int]:
-    """Wait until nothing is left but `most` descriptors; return these, and the resident bytes."""
-
-    def attempt() -> tuple[int, int]:
-        totals: dict[str, int] = network.gvproxy.get("/stats")["Details"]["Totals"]
-        left = {name: totals[name] for name in ("Connections", "Flows", "Timers") if totals[name]}
-        held = descriptors(network.gvproxy.process)
-        if left or held > most:
-            raise NotYetError(f"{left}, {held} descriptors of {most}")
-        return held, totals["ResidentBytes"]
-
-    return until(attempt, "all connections are gone", 30)
+    gvproxy.wait_until_unused()
+    until(closed, "the descriptors are closed")
+    return gvproxy.process.resident()
 
 
 @pytest.mark.timeout(900 if FULL else 60)
 def test_nothing_is_left() -> None:
     with make_network() as network, load_on(network) as load:
+        gvproxy = network.gvproxy
         load.batch()  # what is made once, is made now
-        most, before = wait_until_gone(network)
+        gvproxy.wait_until_unused()
+        most = gvproxy.process.descriptors()
         load.run()
-        _, first = wait_until_gone(network, most)
+        first = wait_for_the_end(gvproxy, most)
         load.run()
-        _, second = wait_until_gone(network, most)
-        log = network.gvproxy.process.log.read_text()
-    print(f"resident bytes: {before:,}, {first:,}, {second:,}")
+        second = wait_for_the_end(gvproxy, most)
+        assert "Traceback" not in gvproxy.process.log.read_text()
     assert second - first < GROWTH
-    assert "Traceback" not in log
