@@ -1,6 +1,6 @@
 """Thousands of connections that end in every way there is leave nothing behind in the daemon.
 
-FULL=1 in the environment makes twenty thousand of them; that takes minutes.
+FULL=1 in the environment makes twenty thousand of them.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import itertools
 import os
 import random
 import socket
-import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import pytest
 
 from tests.lab.network import UNREACHABLE, Network, make_network
 from tests.lab.programs import DEVICE, HOST, Gvproxy
+from tests.lab.sockets import read_all, reset
 from tests.lab.wait import NotYetError, until
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
@@ -28,7 +28,6 @@ ROUND = 10_000 if FULL else 2_000
 GROWTH = 4 << 20
 """Bytes of memory by which the second round may grow: what the allocator does not give back."""
 CHUNK = 1 << 17
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
 PUBLISHED_PORT = 8021
 GUEST_PORT = 8020
 CLOSED_PORT = 8022
@@ -37,17 +36,8 @@ PUBLISHED_CLOSED_PORT = 8023
 Ending = Callable[[socket.socket, socket.socket], None]
 
 
-def reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-    sock.close()
-
-
-def read_all(sock: socket.socket) -> None:
-    while sock.recv(CHUNK):
-        pass
-
-
 def fill(sock: socket.socket) -> None:
+    """Send as much as is taken at once."""
     sock.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         sock.send(bytes(CHUNK))

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import select
 import socket
-import struct
 import subprocess
 from collections.abc import Callable, Iterator
 
@@ -16,11 +15,11 @@ import pytest
 
 from tests.lab.network import NO_ROUTE, OUTSIDE, UNREACHABLE, Network, World, make_guest
 from tests.lab.programs import DEVICE, HOST, Gvproxy
+from tests.lab.sockets import read_all, reset
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
 CHUNK = 1 << 16
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
 FULL_AFTER = 0.1
 """Seconds in which nothing more was taken."""
 GUEST_PORT = 8010
@@ -60,22 +59,12 @@ def connected(network: Network, way: str) -> Iterator[tuple[socket.socket, socke
         yield client, server
 
 
-def reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-    sock.close()
-
-
 def fill(sock: socket.socket) -> None:
     """Send until every buffer on the way is full, and stays so."""
     sock.setblocking(False)
     while select.select([], [sock], [], FULL_AFTER)[1]:
         sock.send(bytes(CHUNK))
     sock.settimeout(10)
-
-
-def read_all(sock: socket.socket) -> None:
-    while sock.recv(CHUNK):
-        pass
 
 
 def read_until_reset(sock: socket.socket) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.lab.network import DEAD, Network
 from tests.lab.programs import DEVICE, HOST
+from tests.lab.sockets import read_all
 from tests.lab.transfer import exchange
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
@@ -28,14 +29,6 @@ def pair(network: Network) -> Iterator[tuple[socket.socket, socket.socket]]:
         theirs.settimeout(10)
         with theirs:
             yield ours, theirs
-
-
-def read_all(sock: socket.socket) -> bytes:
-    """Read to the end of the stream."""
-    parts = []
-    while part := sock.recv(CHUNK):
-        parts.append(part)
-    return b"".join(parts)
 
 
 def test_a_hundred_megabytes_each_way_at_once(network: Network) -> None:
