@@ -52,6 +52,9 @@ _END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6
 """What the stack and the switch can take unfinished from a guest, and give."""
 
+RESERVED = 256 + 64
+"""Descriptors beside those of TCP, UDP and DNS: pings, and links, listeners, callers of the API."""
+
 TICK = 0.01
 """Seconds; a timer of the stack is late by this at the most, as on a kernel with 100 Hz."""
 
@@ -122,12 +125,16 @@ class Daemon:
             wake=self._wake,
         )
         destinations = Destinations(config.nat, network)
-        self._tcp = TcpFlows(self.stack, loop, destinations, config.connect_timeout)
-        share = descriptor_limit() // 4  # neither leaves the others without
-        self._udp = UdpFlows(self.stack, loop, destinations, min(MAX_MAPPINGS, share))
+        # None of them leaves the others without descriptors, nor the API.
+        descriptors = descriptor_limit()
+        share = descriptors // 4
+        mappings, queries = min(MAX_MAPPINGS, share), min(MAX_IN_FLIGHT, share)
+        rest = descriptors - mappings - queries - min(RESERVED, share)
+        self._tcp = TcpFlows(self.stack, loop, destinations, config.connect_timeout, rest)
+        self._udp = UdpFlows(self.stack, loop, destinations, mappings)
         self._echo = EchoFlows(self.stack, loop, destinations)
         resolv_conf = ResolvConf()
-        self._resolver = Resolver(resolv_conf, loop, limit=min(MAX_IN_FLIGHT, share))
+        self._resolver = Resolver(resolv_conf, loop, limit=queries)
         self._dns = DnsServer(config.zones, self._resolver)
         search = config.search_domains
         self._dhcp = DhcpServer(config, resolv_conf.search if search is None else lambda _: search)
@@ -252,6 +259,8 @@ class Daemon:
             stations=len(self.stack.switch.stations),
             connections=len(connections.find),
             established=sum(c.state is State.ESTABLISHED for c in connections.find.values()),
+            flows=len(self._tcp.open),
+            timers=connections.timers,
             failed_connections=self._tcp.failed,
             resident_bytes=resident_bytes(),
         )

@@ -104,6 +104,10 @@ class Process:
         """Return the resident memory in bytes."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE
 
+    def descriptors(self) -> int:
+        """Return how many descriptors it has."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
 
 def tail(log: Path, lines: int = 20) -> str:
     """Return the end of a log file."""

@@ -78,6 +78,16 @@ class Gvproxy:
         """Take a published TCP port back."""
         self.post("/services/forwarder/unexpose", {"local": local, "protocol": "tcp"})
 
+    def wait_until_unused(self, timeout: float = 30.0) -> None:
+        """Wait until nothing is left of the guests' TCP connections."""
+        until(self._unused, f"the connections of {self.process.name} are gone", timeout)
+
+    def _unused(self) -> None:
+        totals = self.get("/stats")["Details"]["Totals"]
+        left = {name: totals[name] for name in ("Connections", "Flows", "Timers") if totals[name]}
+        if left:
+            raise NotYetError(str(left))
+
     def _listening(self) -> None:
         self.process.check()
         with socket.socket(socket.AF_UNIX) as sock:

@@ -4,19 +4,18 @@ import contextlib
 import errno
 import select
 import socket
-import struct
 from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.network import DEAD, NO_ROUTE, OUTSIDE, UNREACHABLE, Network
-from tests.lab.programs import DEVICE, GATEWAY, HOST
+from tests.lab.network import DEAD, Network
+from tests.lab.programs import DEVICE, HOST
+from tests.lab.sockets import read_all
 from tests.lab.transfer import exchange
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
 CHUNK = 1 << 20
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER: reset on close
 
 
 @contextlib.contextmanager
@@ -30,14 +29,6 @@ def pair(network: Network) -> Iterator[tuple[socket.socket, socket.socket]]:
         theirs.settimeout(10)
         with theirs:
             yield ours, theirs
-
-
-def read_all(sock: socket.socket) -> bytes:
-    """Read to the end of the stream."""
-    parts = []
-    while part := sock.recv(CHUNK):
-        parts.append(part)
-    return b"".join(parts)
 
 
 def test_a_hundred_megabytes_each_way_at_once(network: Network) -> None:
@@ -63,73 +54,6 @@ def test_the_host_ends_its_direction_and_reads_on(network: Network) -> None:
         guest.sendall(b"upload" * 100_000)
         guest.close()
         assert read_all(host) == b"upload" * 100_000
-
-
-def test_a_reset_arrives_as_a_reset_at_the_guest(network: Network) -> None:
-    with pair(network) as (guest, host):
-        host.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        host.close()
-        with pytest.raises(ConnectionResetError):
-            guest.recv(1)
-
-
-def test_a_reset_arrives_as_a_reset_at_the_host(network: Network) -> None:
-    with pair(network) as (guest, host):
-        guest.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        guest.close()
-        with pytest.raises(ConnectionResetError):
-            host.recv(1)
-
-
-def closed_port(network: Network) -> int:
-    """Return a port of the host's loopback that nobody listens on."""
-    with network.host.open_socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-@pytest.mark.parametrize("address", [HOST, OUTSIDE])
-def test_a_closed_port_refuses(network: Network, address: str) -> None:
-    with pytest.raises(ConnectionRefusedError):
-        network.guest.connect(address, closed_port(network))
-
-
-@pytest.mark.parametrize(
-    ("address", "error"),
-    [
-        (UNREACHABLE, errno.EHOSTUNREACH),
-        (NO_ROUTE, errno.ENETUNREACH),
-        ("169.254.169.254", errno.EHOSTUNREACH),
-    ],
-)
-def test_what_the_host_cannot_reach_is_told_as_on_the_host(
-    network: Network, address: str, error: int
-) -> None:
-    with pytest.raises(OSError) as raised:  # noqa: PT011
-        network.guest.connect(address, 80)
-    assert raised.value.errno == error
-
-
-def test_two_thousand_connections_at_once(network: Network) -> None:
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(network.host.listen())
-        port = listener.getsockname()[1]
-        pairs = []
-        for _ in range(2000):
-            guest = stack.enter_context(network.guest.connect(HOST, port))
-            host, _ = listener.accept()
-            stack.enter_context(host).settimeout(10)
-            pairs.append((guest, host))
-        for number, (guest, host) in enumerate(pairs):
-            guest.sendall(b"%d" % number)
-            host.sendall(b"%d" % -number)
-        for number, (guest, host) in enumerate(pairs):
-            assert host.recv(16) == b"%d" % number
-            assert guest.recv(16) == b"%d" % -number
-        assert network.gvproxy.get("/stats")["TCP"]["CurrentEstablished"] >= 2000
-    # All of them ended at once, and the guest's queue had room for something else.
-    assert "1 received" in network.guest.run("ping", "-n", "-c", "1", GATEWAY)
 
 
 def start_connecting(network: Network, address: str, port: int) -> socket.socket:
@@ -172,18 +96,6 @@ def test_a_published_port(network: Network) -> None:
             network.gvproxy.unexpose("127.0.0.1:8001")
         with pytest.raises(ConnectionRefusedError):
             network.host.connect("127.0.0.1", 8001)
-
-
-def test_a_published_port_that_is_closed_in_the_guest(network: Network) -> None:
-    network.gvproxy.expose("127.0.0.1:8002", f"{DEVICE}:8003")
-    try:
-        with (
-            pytest.raises(ConnectionResetError),
-            network.host.connect("127.0.0.1", 8002) as client,
-        ):
-            client.recv(1)
-    finally:
-        network.gvproxy.unexpose("127.0.0.1:8002")
 
 
 def test_a_receiver_that_stops_holds_up_nobody(network: Network) -> None:

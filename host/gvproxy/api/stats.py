@@ -35,6 +35,10 @@ class Totals:
     """TCP connections with guests, in whatever state."""
     established: int = 0
     """Those of them that are ESTABLISHED."""
+    flows: int = 0
+    """Sockets of the host that are joined to them, or still have something to send."""
+    timers: int = 0
+    """Deadlines that are queued, a few of them of connections that are over."""
     failed_connections: int = 0
     """Connections to the outside that could not be made."""
     resident_bytes: int = 0

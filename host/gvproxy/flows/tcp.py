@@ -50,8 +50,9 @@ class TcpFlows:
         loop: AbstractEventLoop,
         destinations: Destinations,
         connect_timeout: float,
+        limit: int,
     ) -> None:
-        """`connect_timeout` in seconds, for connections to the outside."""
+        """`connect_timeout` in seconds, for connections to the outside; `limit` of sockets."""
         self.stack = stack
         self.loop = loop
         self.pending = 0
@@ -60,6 +61,7 @@ class TcpFlows:
         self.hangups = HangUps(loop)
         self._destinations = destinations
         self._connect_timeout = connect_timeout
+        self._limit = limit
         self._complaint = Complaint(log)
         stack.connections.forward = self._forward
 
@@ -75,17 +77,26 @@ class TcpFlows:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         if self.pending >= MAX_PENDING:
             log.debug("no connection to %s:%d: too many are being made", *address)
-            calls.drop(connection, now)
+            self._refuse(connection, now)
+            return
+        if len(self.open) >= self._limit:
+            self._complaint.warn(now, "no connection for a guest: there are %d", self._limit)
+            self._refuse(connection, now)
             return
         try:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as error:
             self._complaint.warn(now, "no socket for a guest's connection: %s", error.strerror)
-            calls.drop(connection, now)  # its SYN comes again, when there may be one
+            self._refuse(connection, now)
             return
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent data is data
         flow = TcpFlow(self, connection, sock)
         flow.connect(address, self._connect_timeout, now)
+
+    def _refuse(self, connection: Connection, now: float) -> None:
+        """Drop a SYN; it comes again, when there may be room."""
+        self.stack.counters.connections_refused += 1
+        calls.drop(connection, now)
 
     def dial(self, sock: socket.socket, address: bytes, port: int) -> None:
         """Join a host's connected socket, which the flow owns from now on, to a guest's port."""
@@ -93,6 +104,11 @@ class TcpFlows:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         now = self.loop.time()
         flow = TcpFlow(self, None, sock)
+        if len(self.open) > self._limit:
+            self.stack.counters.connections_refused += 1
+            self._complaint.warn(now, "no connection to the guest: there are %d", self._limit)
+            flow.discard(reset=True)
+            return
         try:
             flow.connection = self.stack.connections.open(flow, address, port, now)
         except OSError as error:

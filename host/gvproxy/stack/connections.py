@@ -103,6 +103,11 @@ class Connections:
         """When `run_timers` is due; infinite when nothing waits."""
         return self._schedule.deadline
 
+    @property
+    def timers(self) -> int:
+        """How many entries wait for their time."""
+        return len(self._schedule)
+
     def port_ready(self, port: Port) -> None:
         """Touch the connections that waited for the queue of `port` to empty."""
         for connection in self._waiting.pop(port.number, ()):

@@ -1,7 +1,8 @@
 """When which connection has to be looked at: a heap whose entries may be early, never late.
 
 Deadlines move with every acknowledgment, mostly away.  So an entry is only made when a deadline
-comes nearer than the one queued; when its time comes too early, it is queued again.
+comes nearer than the one queued; when its time comes too early, it is queued again.  An entry is
+stale when its connection is no longer scheduled at its time.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from heapq import heapify, heappop, heappush
 from math import inf
 
 from gvproxy.tcp import timers
-from gvproxy.tcp.connection import Connection, State
+from gvproxy.tcp.connection import Connection
 
 
 class Schedule:
@@ -19,7 +20,7 @@ class Schedule:
         self._wake = wake
         self._heap: list[tuple[float, int, Connection]] = []
         self._count = 0
-        self._closed = 0  # entries whose connection is gone
+        self._waiting = 0  # connections that are scheduled
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -31,6 +32,8 @@ class Schedule:
 
     def add(self, connection: Connection, at: float) -> None:
         """Look at `connection` at `at`, instead of any later time queued before."""
+        if connection.scheduled_at == inf:
+            self._waiting += 1
         connection.scheduled_at = at
         self._count += 1
         heappush(self._heap, (at, self._count, connection))
@@ -38,27 +41,30 @@ class Schedule:
             self._wake(at)
 
     def forget(self, connection: Connection) -> None:
-        """Let go of a connection that is closed; its entries go in bulk, when they are many."""
+        """Let go of a connection that is closed; stale entries go in bulk, when they are many."""
         if connection.scheduled_at < inf:
-            self._closed += 1
-            if self._closed > 64 + len(self._heap) // 2:
-                self._heap = [entry for entry in self._heap if entry[2].state is not State.CLOSED]
+            connection.scheduled_at = inf
+            self._waiting -= 1
+            if len(self._heap) > 2 * self._waiting + 64:
+                self._heap = [entry for entry in self._heap if entry[0] == entry[2].scheduled_at]
                 heapify(self._heap)
-                self._closed = 0
+            self._drop_stale()
 
     def run(self, now: float) -> None:
         """Expire what is due and queue again what still waits."""
-        heap = self._heap
-        while heap and heap[0][0] <= now:
-            at, _, connection = heappop(heap)
-            if connection.state is State.CLOSED:
-                self._closed = max(self._closed - 1, 0)
-                continue
+        while self._heap and self._heap[0][0] <= now:
+            at, _, connection = heappop(self._heap)
             if at != connection.scheduled_at:
-                continue  # a nearer deadline was queued after this one
+                continue
             connection.scheduled_at = inf
+            self._waiting -= 1
             timers.expire(connection, now)
-            heap = self._heap
             deadline = connection.deadline
             if deadline < connection.scheduled_at:  # infinite once it is closed
                 self.add(connection, deadline)
+        self._drop_stale()
+
+    def _drop_stale(self) -> None:
+        """Keep nothing once nobody waits: a keepalive's entry would stay for two hours."""
+        if not self._waiting:
+            self._heap.clear()

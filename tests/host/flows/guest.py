@@ -107,7 +107,7 @@ class Socket:
 class Guest:
     """A guest, the host's stack and its flows; `unreachable` has the ICMP errors it was sent."""
 
-    def __init__(self, loop: ManualLoop, *, udp_limit: int = 4096) -> None:
+    def __init__(self, loop: ManualLoop, *, tcp_limit: int = 4096, udp_limit: int = 4096) -> None:
         self.loop = loop
         self.host = self._stack(GATEWAY, b"\x02\0\0\0\0\1", 0xFFFFFF00)
         self.stack = self._stack(GUEST, b"\x02\0\0\0\0\2", 0)
@@ -129,7 +129,7 @@ class Guest:
         nat = {IPv4Address("192.168.127.254"): IPv4Address("127.0.0.1")}
         destinations = Destinations(nat, IPv4Network("192.168.127.0/24"))
         as_loop = loop.as_loop()
-        self.tcp = TcpFlows(self.host, as_loop, destinations, CONNECT_TIMEOUT)
+        self.tcp = TcpFlows(self.host, as_loop, destinations, CONNECT_TIMEOUT, tcp_limit)
         self.udp = UdpFlows(self.host, as_loop, destinations, udp_limit)
         self.echo = EchoFlows(self.host, as_loop, destinations)
 

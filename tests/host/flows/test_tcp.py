@@ -12,6 +12,7 @@ from gvproxy.flows import tcp as module
 from gvproxy.tcp.connection import RECEIVE_BUFFER
 from gvproxy.wire import ethernet, icmp, ipv4
 from gvproxy.wire import tcp as wire
+from tests.manual_loop import ManualLoop
 
 from .guest import (
     CONNECT_TIMEOUT,
@@ -167,9 +168,28 @@ def test_pending_connections_are_bounded(
         guest.loop.turn()
         assert guest.tcp.pending == 3
         assert len(guest.host.connections.find) == 3
+        assert guest.host.counters.connections_refused == 2
         guest.tcp.close()
     assert guest.tcp.pending == 0
     open_pair(guest, server)[1].close()
+
+
+def test_connections_leave_descriptors_to_others(loop: ManualLoop, server: socket.socket) -> None:
+    guest = Guest(loop, tcp_limit=2)
+    pairs = [open_pair(guest, server) for _ in range(2)]
+    sock = guest.connect(HOST, server.getsockname()[1])
+    here, client = socket.socketpair()
+    guest.tcp.dial(here, GUEST, 22)
+    loop.run()
+    assert (sock.told, client.recv(1)) == ([], b"")
+    assert guest.host.counters.connections_refused == 2
+    client.close()
+    for _, outside in pairs:
+        linger_reset(outside)
+    loop.until(lambda: not guest.tcp.open)
+    guest.tick(1.1)  # its SYN comes again
+    assert sock.told == ["established"]
+    guest.close()
 
 
 def test_what_is_decided_later_is_told_later(
@@ -204,6 +224,7 @@ def test_no_descriptor_left_is_a_lost_syn(
         sock = guest.connect(HOST, server.getsockname()[1])
         guest.loop.run()
     assert sock.told == []
+    assert guest.host.counters.connections_refused == 1
     guest.tick(1.1)
     assert sock.told == ["established"]
 

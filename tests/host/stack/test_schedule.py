@@ -134,3 +134,24 @@ def test_closed_connections_do_not_pile_up(timetable: Schedule) -> None:
         assert len(timetable) < 200
     timetable.run(100.0)
     assert all(one.expired == [100.0] for one in alive)
+
+
+def test_nothing_is_kept_once_nobody_waits(timetable: Schedule) -> None:
+    one, other, last = Waiting(), Waiting(), Waiting()
+    one.arm(timetable, 7200.0)
+    one.arm(timetable, 5.0)  # and the entry before is stale
+    other.arm(timetable, 7200.0)
+    last.arm(timetable, 1.0)
+    for closed in (one, other):
+        closed.state = State.CLOSED
+        timetable.forget(closed)  # type: ignore[arg-type]
+    assert len(timetable) == 4
+    timetable.run(1.0)
+    assert last.expired == [1.0]
+    assert len(timetable) == 0
+    one, other = Waiting(), Waiting()
+    for closed in (one, other):
+        closed.arm(timetable, 7200.0)
+    for closed in (one, other):
+        timetable.forget(closed)  # type: ignore[arg-type]
+    assert timetable.deadline == inf
