@@ -195,7 +195,7 @@ def _unacceptable(c: Connection, segment: Segment, seq: int, now: float) -> None
         c.ack = Ack.NOW
         end = seq + len(segment.payload)
         if seq < end <= c.rcv_nxt:
-            c.repeated = (seq, end)
+            _report(c, seq, end, now)
         if c.state is State.TIME_WAIT:
             c.arm(Timer.TIME_WAIT, now + TIME_WAIT_TIME)
     else:
@@ -364,7 +364,7 @@ def _process_text(c: Connection, segment: Segment, seq: int, now: float) -> None
         return
     if seq < nxt:
         if payload:
-            c.repeated = (seq, min(nxt, end))
+            _report(c, seq, min(nxt, end), now)
         payload = payload[nxt - seq :]
         seq = nxt
         c.ack = Ack.NOW
@@ -381,7 +381,7 @@ def _process_text(c: Connection, segment: Segment, seq: int, now: float) -> None
         c.rcv_fin = end
     if seq > nxt:
         if payload:
-            _keep_early(c, seq, payload)
+            _keep_early(c, seq, payload, now)
         # Each at once, in a batch as well (RFC 5681 §4.2): a guest without SACK counts them, and
         # another that has lost one acknowledgment has the next.
         output.acknowledge(c, now)
@@ -400,13 +400,21 @@ def _process_text(c: Connection, segment: Segment, seq: int, now: float) -> None
         _process_fin(c, now)
 
 
-def _keep_early(c: Connection, seq: int, payload: bytes | memoryview) -> None:
+def _report(c: Connection, left: int, right: int, now: float) -> None:
+    """Have the next acknowledgment say what came once more; each counts (RFC 2883 §4)."""
+    if c.repeated is not None:
+        output.acknowledge(c, now)
+    c.repeated = (left, right)
+    c.ack = Ack.NOW
+
+
+def _keep_early(c: Connection, seq: int, payload: bytes | memoryview, now: float) -> None:
     """Keep payload that came ahead of a gap; what is there already is reported as repeated."""
     if c.early is None:
         c.early = Reassembly()
     before = c.early.size
     if not c.early.add(seq, payload):
-        c.repeated = (seq, seq + len(payload))
+        _report(c, seq, seq + len(payload), now)
     c.counters.buffered += c.early.size - before
 
 

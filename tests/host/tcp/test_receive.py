@@ -263,6 +263,23 @@ def test_segment_without_timestamps_is_taken(established: Trace) -> None:
     established("< P. 1:101 ack 1 [nots]\n ? received 100\n > . 1 ack 101")
 
 
+def test_each_repetition_is_reported(established: Trace) -> None:
+    """The guest counts them, to see that all it sent again was in vain (RFC 2883 §4, RFC 3708)."""
+    established(
+        """
+        < P. 1:3001 ack 1
+        ? received 3000
+        > . 1 ack 3001
+        < . 1:1001 ack 1
+        & . 1001:2001 ack 1
+        & . 2001:3001 ack 1
+        > . 1 ack 3001 [sack 1:1001]
+        > . 1 ack 3001 [sack 1001:2001]
+        > . 1 ack 3001 [sack 2001:3001]
+        """
+    )
+
+
 def test_what_lies_behind_the_end_is_dropped(established: Trace) -> None:
     established(
         """
