@@ -114,6 +114,6 @@ def test_a_machine_without_tun_is_told_first(tmp_path: Path) -> None:
         timeout=30,
         check=False,
     )
-    said = "make run needs /dev/net/tun: type sudo make run (or as root: modprobe tun)"
+    said = "make run needs /dev/net/tun, which is not there: type (as root) modprobe tun"
     assert done.stderr.splitlines()[0] == said
     assert not (tmp_path / ".venv").exists()
