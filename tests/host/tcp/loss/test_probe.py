@@ -2,7 +2,7 @@
 
 import pytest
 
-from .trace import Trace
+from ..trace import Trace
 
 pytestmark = pytest.mark.probes
 

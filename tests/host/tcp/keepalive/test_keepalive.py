@@ -2,8 +2,8 @@
 
 import pytest
 
-from .states import enter
-from .trace import Trace
+from ..states import enter
+from ..trace import Trace
 
 
 @pytest.fixture

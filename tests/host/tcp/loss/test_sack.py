@@ -2,7 +2,7 @@
 
 import pytest
 
-from .trace import Trace
+from ..trace import Trace
 
 
 def test_three_segments_behind_a_gap_retransmit_it(established: Trace) -> None:
