@@ -14,7 +14,7 @@ sent, and `A` nothing new (in SYN-RECEIVED: our SYN, for which everything else w
 
 import pytest
 
-from gvproxy.tcp.connection import flags_name
+from gvproxy.tcp.connection import Timer, flags_name
 from gvproxy.tcp.input import reset_reply
 from gvproxy.wire import tcp as wire
 
@@ -200,3 +200,33 @@ def test_segment(trace: Trace, kind: str, state: str) -> None:
 
 def test_departures_are_departures() -> None:
     assert all(CELLS[cell] != outcome for cell, outcome in DEPARTURES.items())
+
+
+@pytest.mark.parametrize("state", NAMES.values())
+def test_a_state_that_waits_has_a_timer(trace: Trace, state: str) -> None:
+    """`Bench.check` holds it after every step of every trace; here, that it would notice."""
+    waits = {"SYN_SENT", "SYN_RECEIVED", "FIN_WAIT_1", "CLOSING", "LAST_ACK", "TIME_WAIT"}
+    c = enter(trace, state).bench.c
+    assert (c.timer is not Timer.NONE) is (state in waits)
+    c.disarm()
+    if state in waits:
+        with pytest.raises(AssertionError):
+            trace.bench.check()
+
+
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        "! send 100\n > P. 1:101 ack 1",
+        "< . 1 ack 1 win 0\n ! send 100",
+        "< . 1 ack 1 win 0\n ! room 0",
+        "! shutdown\n > F. 1 ack 1\n < . 1 ack 2\n ! release",
+    ],
+)
+def test_whatever_waits_has_a_timer(established: Trace, waiting: str) -> None:
+    established(waiting)
+    c = established.bench.c
+    assert c.timer is not Timer.NONE
+    c.disarm()
+    with pytest.raises(AssertionError):
+        established.bench.check()
