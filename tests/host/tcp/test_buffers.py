@@ -85,3 +85,13 @@ def test_number_of_pieces_is_bounded() -> None:
     for number in range(3 * early.MAX_PIECES):
         early.add(number * 2, b"x")
     assert early.size == early.MAX_PIECES
+
+
+def test_a_chunk_is_let_go_with_its_last_byte() -> None:
+    buffer = SendBuffer(1)
+    for _ in range(3):
+        buffer.append(b"x" * 1000)
+    buffer.release(1000)
+    assert len(buffer._chunks) == 3
+    buffer.release(1001)
+    assert len(buffer._chunks) == 2
