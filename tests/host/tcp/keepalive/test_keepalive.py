@@ -112,3 +112,17 @@ def test_an_answer_to_the_last_probe_is_in_time(watched: Trace) -> None:
     assert len(bench.log) == 9
     bench.log.clear()
     watched("< . 1 ack 1\n +75 = state ESTABLISHED")
+
+
+def test_probes_of_a_closed_window_are_counted_anew(watched: Trace) -> None:
+    """The guest has answered, and closes its window with that."""
+    watched(
+        """
+        +100 > . 0 ack 1
+             = retries 1
+             < P. 1:101 ack 1 win 0
+             ? received 100
+             > . 1 ack 101
+             = retries 0
+        """
+    )

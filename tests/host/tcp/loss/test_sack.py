@@ -213,3 +213,22 @@ def test_a_guest_cannot_cut_the_flight_to_pieces(established: Trace) -> None:
         segment = established.segment(f". 1 ack 1 [sack {byte}:{byte + 1}]")
         established.bench.arrives(segment)
     assert len(established.bench.c.flight.records) <= flight.MAX_RECORDS + 2
+
+
+def test_an_acknowledgment_without_ranges_leaves_the_wait_alone(established: Trace) -> None:
+    """Whatever way it takes: what was reported behind the gap has still arrived."""
+    established(
+        """
+                 ! send 1448
+                 > P. 1:1449 ack 1
+                 ! send 1448
+                 > P. 1449:2897 ack 1
+                 ! send 1448
+                 > P. 2897:4345 ack 1
+        +0.004   < . 1 ack 1 [sack 2897:4345]
+                 < . 1 ack 1449
+                 = timer REORDER
+        +0.00025 > . 1449:2897 ack 1
+                 = fast_recoveries 1
+        """
+    )
