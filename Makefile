@@ -1,5 +1,6 @@
-# What can be typed here: run, test, check, bench, bench-loss, clean.  Each works from a clean clone;
-# CONTRIBUTING.md says what they need.  System packages are the business of tests/lab/require.sh.
+# What can be typed here: run, test, check, mutations, bench, bench-loss, clean.  Each works from a
+# clean clone; CONTRIBUTING.md says what they need.  System packages are the business of
+# tests/lab/require.sh.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,7 +15,7 @@ endif
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: run tun test check lint bench bench-loss clean
+.PHONY: run tun test check lint mutations bench bench-loss clean
 .DEFAULT_GOAL := check
 
 $(STAMP): pyproject.toml
@@ -56,6 +57,10 @@ lint: $(STAMP)
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo --no-cache
+
+# Whether the tests notice a TCP engine that is broken in one place.  ONLY=congestion.py, JOBS=4
+mutations: $(STAMP)
+	@$(BIN)/python -m tests.mutations $(if $(ONLY),--only "$(ONLY)") $(if $(JOBS),--jobs $(JOBS))
 
 # Against plain loopback, slirp4netns and pasta.  SECONDS=3 per measurement, ROUNDS=3, ONLY=tcp1,...
 bench: $(STAMP)

@@ -98,6 +98,7 @@ class Bench:
         assert len(options) <= 40
         assert len(options) % 4 == 0
         data = bytes(payload)
+        assert not wire.parse_options(options).mss or flags & wire.SYN  # RFC 9293 MUST-65
         assert min(len(data), mss) + len(options) + 40 <= self.mtu
         if not flags & (wire.SYN | wire.RST):
             edge = unwrap(ack, self.c.rcv_nxt) + (window << self.c.rcv_shift)

@@ -96,3 +96,13 @@ def test_a_piece_over_many_takes_their_place() -> None:
     assert early.size == 1501 + 249
     assert early._ranges[0] == (0, 1501)
     assert not early.add(5, b"z" * 100)
+
+
+def test_a_chunk_is_let_go_with_its_last_byte() -> None:
+    buffer = SendBuffer(1)
+    for _ in range(3):
+        buffer.append(b"x" * 1000)
+    buffer.release(1000)
+    assert len(buffer._chunks) == 3
+    buffer.release(1001)
+    assert len(buffer._chunks) == 2

@@ -1,7 +1,8 @@
 """Two engines over a bad link: what arrives is a prefix of what was sent, and in the end all of it.
 
 Each side's `Bench.check` holds after every event: windows never retreat, and whatever waits has a
-timer.  The link loses, doubles, delays and reorders; hypothesis chooses how, a seed does it.
+timer.  The link loses, doubles, delays and reorders, cuts off the ends of segments and takes back
+windows; hypothesis chooses how, a seed does it.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,12 +29,20 @@ PATIENCE = 7200.0
 
 @dataclass
 class Link:
-    """Calls things at their time; loses, doubles and delays what is sent through it."""
+    """Calls things at their time; loses, doubles and delays what is sent through it.
+
+    `overtaking` segments go at once; from `cutting` ones the end of the text is missing, as a
+    receiver without memory has it; of `shrinking` ones the window is less than was promised before
+    (RFC 9293 MUST-34).  Each is a probability.
+    """
 
     random: Random
     loss: float = 0.0
     doubling: float = 0.0
     jitter: float = 0.0
+    overtaking: float = 0.0
+    cutting: float = 0.0
+    shrinking: float = 0.0
     delay: float = 0.001
     now: float = 1000.0
     queue: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
@@ -47,7 +56,16 @@ class Link:
         """Do `action` at the far end, perhaps."""
         for _ in range(1 + (self.random.random() < self.doubling)):
             if self.random.random() >= self.loss:
-                self.later(self.delay + self.random.random() * self.jitter, action)
+                delay = self.delay + self.random.random() * self.jitter
+                self.later(0.0 if self.random.random() < self.overtaking else delay, action)
+
+    def damage(self, segment: Segment) -> None:
+        """Cut off text, and the FIN behind it, or the window; perhaps."""
+        if segment.payload and self.random.random() < self.cutting:
+            segment.payload = segment.payload[: self.random.randrange(len(segment.payload))]
+            segment.flags &= ~(wire.FIN | wire.PSH)
+        if not segment.flags & wire.SYN and self.random.random() < self.shrinking:
+            segment.window = self.random.randint(0, segment.window)
 
 
 class Engine(Bench):
@@ -85,6 +103,7 @@ class Engine(Bench):
                 parsed,
                 data[position : position + mss],
             )
+            self.link.damage(segment)
             self.link.carry(lambda segment=segment: self.peer.takes(segment))  # type: ignore[misc]
 
     def takes(self, segment: Segment) -> None:
@@ -167,6 +186,21 @@ def _waits(c: Connection) -> str:
 
 _isn = st.sampled_from([0, 12345, 2**31 - 500, 2**32 - 1, 2**32 - 2000, 2**32 - 30_000])
 _total = st.sampled_from([0, 1, 5000, 60_000])
+_delays = {
+    "doubling": st.sampled_from([0.0, 0.1]),
+    "delay": st.sampled_from([0.001, 0.05]),
+    "jitter": st.sampled_from([0.0, 0.002, 0.5]),
+    "overtaking": st.sampled_from([0.0, 0.0, 0.2]),
+}
+_losses = st.fixed_dictionaries({"loss": st.sampled_from([0.0, 0.01, 0.1, 0.3]), **_delays})
+_damages = st.fixed_dictionaries(
+    {
+        "loss": st.sampled_from([0.0, 0.1]),
+        "cutting": st.sampled_from([0.0, 0.1]),
+        "shrinking": st.sampled_from([0.0, 0.1]),
+        **_delays,
+    }
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -180,9 +214,7 @@ def patient_time_wait() -> Iterator[None]:
 @settings(max_examples=300)
 @given(
     seed=st.integers(0, 2**32),
-    loss=st.sampled_from([0.0, 0.01, 0.1, 0.3]),
-    doubling=st.sampled_from([0.0, 0.1]),
-    jitter=st.sampled_from([0.0, 0.002, 0.5]),
+    faults=st.one_of(_losses, _losses, _damages),
     isns=st.tuples(_isn, _isn),
     totals=st.tuples(_total, _total),
     limits=st.tuples(st.sampled_from([500, 3000, 1 << 20]), st.sampled_from([3000, 1 << 20])),
@@ -191,16 +223,14 @@ def patient_time_wait() -> Iterator[None]:
 )
 def test_everything_arrives(
     seed: int,
-    loss: float,
-    doubling: float,
-    jitter: float,
+    faults: dict[str, float],
     isns: tuple[int, int],
     totals: tuple[int, int],
     limits: tuple[int, int],
     greedy: bool,
     simultaneous: bool,
 ) -> None:
-    link = Link(Random(seed), loss=loss, doubling=doubling, jitter=jitter)
+    link = Link(Random(seed), **faults)
     one = Engine(link, isns[0], total=totals[0], limit=limits[0], greedy=greedy)
     two = Engine(link, isns[1], total=totals[1], limit=limits[1], greedy=True)
     run(link, one, two, simultaneous=simultaneous)

@@ -133,7 +133,7 @@ class Trace:
             flags,
             window,
             options,
-            pattern(seq - 1, size),
+            pattern(seq - 1 + bool(flags & wire.SYN), size),  # a SYN comes before its text
         )
 
     def _options(self, text: str) -> wire.Options:

@@ -4,8 +4,8 @@ import pytest
 
 from gvproxy.tcp.connection import MAX_RECEIVE_BUFFER, RECEIVE_BUFFER
 
-from .states import enter
-from .trace import Trace
+from ..states import enter
+from ..trace import Trace
 
 SMALL = """
     ! limit 65536

@@ -1,6 +1,6 @@
 """Data on its way to the guest: windows, room, probes; RFC 9293 §3.8.6."""
 
-from .trace import Trace
+from ..trace import Trace
 
 
 def test_super_frame_goes_out_whole(established: Trace) -> None:

@@ -4,8 +4,8 @@ import pytest
 
 from gvproxy.tcp.input import Segment, reset_reply
 
-from .states import enter
-from .trace import Trace
+from ..states import enter
+from ..trace import Trace
 
 SYNCHRONIZED = ["ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSE_WAIT", "CLOSING", "LAST_ACK"]
 

@@ -4,8 +4,8 @@ import pytest
 
 from gvproxy.tcp.connection import State
 
-from .states import WAYS, enter
-from .trace import Trace
+from ..states import WAYS, enter
+from ..trace import Trace
 
 
 @pytest.mark.parametrize("state", WAYS)

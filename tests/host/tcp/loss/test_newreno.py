@@ -1,6 +1,6 @@
 """Losses toward a guest without SACK: RFC 5681 §3.2, RFC 6582."""
 
-from .trace import Trace
+from ..trace import Trace
 
 
 def test_third_duplicate_retransmits(without_sack: Trace) -> None:

@@ -1,6 +1,6 @@
 """The text of segments: order, gaps, overlaps, SACK, timestamps, delayed acknowledgments."""
 
-from .trace import Trace
+from ..trace import Trace
 
 
 def test_batch_is_handed_over_and_acknowledged_once(established: Trace) -> None:

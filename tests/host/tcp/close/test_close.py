@@ -5,8 +5,8 @@ import pytest
 from gvproxy.tcp.input import may_reopen
 from gvproxy.wire import tcp as wire
 
-from .states import enter
-from .trace import Trace
+from ..states import enter
+from ..trace import Trace
 
 
 def test_the_guest_closes_first(established: Trace) -> None:

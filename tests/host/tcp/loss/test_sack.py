@@ -4,7 +4,7 @@ import pytest
 
 from gvproxy.tcp import flight, output
 
-from .trace import Trace
+from ..trace import Trace
 
 
 def test_three_segments_behind_a_gap_retransmit_it(established: Trace) -> None:
@@ -249,3 +249,22 @@ def test_one_acknowledgment_causes_so_many_retransmissions_at_most(established: 
     assert 0 < len(bench.log) <= output.MAX_BURST
     bench.log.clear()
     bench.check()
+
+
+def test_an_acknowledgment_without_ranges_leaves_the_wait_alone(established: Trace) -> None:
+    """Whatever way it takes: what was reported behind the gap has still arrived."""
+    established(
+        """
+                 ! send 1448
+                 > P. 1:1449 ack 1
+                 ! send 1448
+                 > P. 1449:2897 ack 1
+                 ! send 1448
+                 > P. 2897:4345 ack 1
+        +0.004   < . 1 ack 1 [sack 2897:4345]
+                 < . 1 ack 1449
+                 = timer REORDER
+        +0.00025 > . 1449:2897 ack 1
+                 = fast_recoveries 1
+        """
+    )

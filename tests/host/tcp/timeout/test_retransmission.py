@@ -4,7 +4,7 @@ import pytest
 
 from gvproxy.tcp.rtt import MAX_RTO, MIN_RTO, RttEstimator
 
-from .trace import Trace
+from ..trace import Trace
 
 
 def test_timeout_backs_off_and_slow_starts(established: Trace) -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from .states import enter
-from .trace import Trace
+from ..states import enter
+from ..trace import Trace
 
 
 @pytest.fixture
@@ -78,3 +78,51 @@ def test_the_guests_own_are_answered(established: Trace) -> None:
 
 def test_without_it_nothing_is_waited_for(established: Trace) -> None:
     established("= timer NONE")
+
+
+def test_a_short_interval_is_the_time_between_probes_too(trace: Trace) -> None:
+    """Nobody who asked for ten seconds waits for 75."""
+    trace.bench.c.keepalive = 10.0
+    enter(trace, "ESTABLISHED")("+10 > . 0 ack 1\n +10 > . 0 ack 1\n = retries 2")
+
+
+def test_probes_do_not_wait_for_the_next_interval(watched: Trace) -> None:
+    """75 seconds between them, however long the silence before the first."""
+    watched("+100 > . 0 ack 1\n +75 > . 0 ack 1\n < . 1 ack 1\n = state ESTABLISHED")
+
+
+def test_both_directions_of_a_half_close_are_watched(watched: Trace) -> None:
+    """The user still waits for the guest's data in FIN-WAIT-2."""
+    watched(
+        """
+        ! shutdown
+        > F. 1 ack 1
+        < . 1 ack 2
+        = state FIN_WAIT_2
+        +100 > . 1 ack 1
+        < . 1 ack 2
+        = state FIN_WAIT_2
+        """
+    )
+
+
+def test_an_answer_to_the_last_probe_is_in_time(watched: Trace) -> None:
+    bench = watched.bench
+    bench.advance(bench.now + 100 + 8 * 75 + 1)
+    assert len(bench.log) == 9
+    bench.log.clear()
+    watched("< . 1 ack 1\n +75 = state ESTABLISHED")
+
+
+def test_probes_of_a_closed_window_are_counted_anew(watched: Trace) -> None:
+    """The guest has answered, and closes its window with that."""
+    watched(
+        """
+        +100 > . 0 ack 1
+             = retries 1
+             < P. 1:101 ack 1 win 0
+             ? received 100
+             > . 1 ack 101
+             = retries 0
+        """
+    )
