@@ -128,6 +128,7 @@ def sent(c: Connection, nxt: int, now: float) -> None:
     c.flight.add(c.snd_nxt, nxt, now)
     c.snd_nxt = nxt
     if c.timer not in _ON_THE_WAY:
+        c.retries = 0  # they were those of probes
         c.await_ack(now)
 
 

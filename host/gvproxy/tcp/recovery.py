@@ -55,11 +55,11 @@ def take_sack(c: Connection, blocks: tuple[tuple[int, int], ...], ack: int, now:
         c.rack.duplicated()
         if 0 <= c.probe_end <= ack:
             c.probe_end = -1  # what the probe repeated had arrived
-        elif c.resent_at >= 0:
+        elif c.resent_at >= 0 and right <= c.recover:
             c.resent -= right - left
             if c.resent <= 0:
                 _undo(c)  # all that was sent again had arrived
-    for left, right in edges:
+    for left, right in sorted(edges):  # the newest comes first, and that is no reordering
         left = max(left, c.snd_una)
         if left < right <= c.snd_nxt:
             for record in c.flight.sack(left, right):
@@ -111,7 +111,7 @@ def _enter(c: Connection, now: float) -> None:
 
 def time_out(c: Connection, now: float) -> None:
     """Take everything for lost that is not known to have arrived (RFC 6298 §5, RFC 8985 §6.3)."""
-    if c.retries == 1:
+    if not c.timed_out or c.retries == 1:
         c.congestion.timed_out(c.snd_nxt - c.snd_una, now)
         c.resent_at, c.resent = -1.0, 0
     c.recovering = c.timed_out = True

@@ -126,3 +126,17 @@ def test_probes_of_a_closed_window_are_counted_anew(watched: Trace) -> None:
              = retries 0
         """
     )
+
+
+def test_an_answered_probe_is_no_retry_of_what_follows(watched: Trace) -> None:
+    watched(
+        """
+        +100 > . 0 ack 1
+             < . 1 ack 1
+             ! send 14480
+             > P. 1:14481 ack 1
+        +0.2 > . 1:1449 ack 1
+             = retries 1
+             = cwnd 1448
+        """
+    )

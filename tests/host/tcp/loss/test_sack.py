@@ -268,3 +268,34 @@ def test_an_acknowledgment_without_ranges_leaves_the_wait_alone(established: Tra
                  = fast_recoveries 1
         """
     )
+
+
+def test_a_report_of_what_was_never_sent_again_takes_nothing_back(established: Trace) -> None:
+    established(
+        """
+               ! send 14480
+               > P. 1:14481 ack 1
+        +0.001 < . 1 ack 1 [sack 1449:14481]
+               > . 1:1449 ack 1
+        +0.001 < . 1 ack 14481
+               = cwnd 10136
+               ! send 1448
+               > P. 14481:15929 ack 1
+        +0.001 < . 1 ack 15929
+               < . 1 ack 15929 [sack 14481:15929]
+               = cwnd 10136
+        """
+    )
+
+
+def test_two_new_ranges_at_once_are_no_reordering(established: Trace) -> None:
+    """The newest is named first (RFC 2018 §4)."""
+    established(
+        """
+               ! send 14480
+               > P. 1:14481 ack 1
+        +0.001 < . 1 ack 1 [sack 8689:14481 1449:5793]
+               > . 1:1449 ack 1
+               > . 5793:8689 ack 1
+        """
+    )
