@@ -2,13 +2,15 @@
 
 A loop's reader would be called for such a socket again and again, since an end can be read for
 ever.  Linux's epoll tells of a reset without being asked for input; elsewhere it is seen with the
-next write.
+next write.  Most sockets are closed soon after their end, and cost the kernel nothing: those that
+are not are registered a little later, all at once.
 """
 
 import select
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 
+DELAY = 0.1  # seconds
 _EVENTS_AT_ONCE = 256
 
 
@@ -17,30 +19,43 @@ class HangUps:
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
-        self._epoll: select.epoll | None = None  # from the first descriptor on
+        self._epoll: select.epoll | None = None  # from the first registration on
+        self._timer: TimerHandle | None = None
+        self._new: dict[int, Callable[[], None]] = {}
         self._watched: dict[int, Callable[[], None]] = {}
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
-        """Call back when the other side of `fd` resets; until `forget`."""
-        if not hasattr(select, "epoll"):
-            return
-        if self._epoll is None:
-            self._epoll = select.epoll()
-            self._loop.add_reader(self._epoll.fileno(), self._ready)
-        self._watched[fd] = callback
-        self._epoll.register(fd, 0)  # EPOLLERR and EPOLLHUP are always told
+        """Call back when the other side of `fd` resets, or has, until `forget`."""
+        self._new[fd] = callback
+        if self._timer is None and hasattr(select, "epoll"):
+            self._timer = self._loop.call_later(DELAY, self._register)
 
     def forget(self, fd: int) -> None:
         """Watch no longer; to be called before `fd` is closed."""
-        if self._watched.pop(fd, None) is not None and self._epoll is not None:
+        if self._new.pop(fd, None) is None and self._watched.pop(fd, None) is not None:
+            assert self._epoll is not None
             self._epoll.unregister(fd)
 
     def close(self) -> None:
         """End; all flows have ended before."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._epoll is not None:
             self._loop.remove_reader(self._epoll.fileno())
             self._epoll.close()
             self._epoll = None
+
+    def _register(self) -> None:
+        self._timer = None
+        new, self._new = self._new, {}
+        if new and self._epoll is None:
+            self._epoll = select.epoll()
+            self._loop.add_reader(self._epoll.fileno(), self._ready)
+        for fd, callback in new.items():
+            assert self._epoll is not None
+            self._watched[fd] = callback
+            self._epoll.register(fd, 0)  # EPOLLERR and EPOLLHUP are always told
 
     def _ready(self) -> None:
         assert self._epoll is not None

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import pytest
 
+from gvproxy.flows import hangups
 from gvproxy.flows import tcp as module
 from gvproxy.tcp.connection import RECEIVE_BUFFER
 from gvproxy.wire import ethernet, icmp, ipv4
@@ -333,12 +334,17 @@ def test_the_outside_resets(guest: Guest, server: socket.socket) -> None:
     assert not guest.host.connections.find
 
 
-def test_a_reset_after_the_outside_has_ended(guest: Guest, server: socket.socket) -> None:
+@pytest.mark.parametrize("before", [0, 2 * hangups.DELAY])
+def test_a_reset_after_the_outside_has_ended(
+    guest: Guest, server: socket.socket, before: float
+) -> None:
     """The guest is idle; it learns of the reset all the same."""
     sock, outside = open_pair(guest, server)
     outside.shutdown(socket.SHUT_WR)
     guest.loop.until(lambda: "eof" in sock.told)
+    guest.loop.advance(before)
     linger_reset(outside)
+    guest.loop.advance(2 * hangups.DELAY - before)
     guest.loop.until(lambda: "RESET" in sock.told)
     assert not guest.tcp.open
 
