@@ -23,6 +23,7 @@ from taplink.endpoint import EndpointError
 from taplink.framing import LinkError
 from taplink.notify import notifier
 from taplink.tap import Tap, open_tap
+from taplink.text import reason
 from taplink.vnet import format_offload
 from vsock_tap.config import DEFAULT_MTU, MAX_MTU, MIN_MTU, Config
 from vsock_tap.dhcp import REFUSED_DELAY, Bound, Client, Event, Ignored, Lost
@@ -350,11 +351,9 @@ class Agent:
 def _describe(error: Exception) -> str:
     if isinstance(error, EOFError):
         return "the host closed it"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError) and not error.strerror:
         return "no answer in time"
-    return str(error)
+    return reason(error)
 
 
 def _announcement(mac: str, address: IPv4Address) -> bytes:

@@ -18,6 +18,7 @@ from ipaddress import IPv4Address, IPv4Interface
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from taplink.text import reason
 from vsock_tap.errors import AgentError, RefusedError
 
 METRIC = 500
@@ -75,7 +76,7 @@ class Network:
         try:
             index = socket.if_nametoindex(self._interface)
         except OSError as error:
-            raise AgentError(f"{self._interface}: {error.strerror or error}") from error
+            raise AgentError(f"{self._interface}: {reason(error)}") from error
         try:
             with self._busy, IPRoute() as netlink:
                 yield netlink, index
@@ -83,7 +84,7 @@ class Network:
             kind = AgentError if error.code == errno.ENODEV else RefusedError
             raise kind(f"{self._interface}: {error.args[1]}") from error
         except OSError as error:
-            raise RefusedError(f"{self._interface}: {error.strerror or error}") from error
+            raise RefusedError(f"{self._interface}: {reason(error)}") from error
 
     def _set_up(self, mac: str, mtu: int) -> None:
         with self._netlink() as (netlink, index):

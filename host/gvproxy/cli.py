@@ -15,6 +15,7 @@ from gvproxy import config as settings
 from gvproxy.config import Config, ConfigError, configure
 from gvproxy.errors import GvproxyError
 from taplink import flags
+from taplink.text import reason
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +77,7 @@ def set_up_logging(*, debug: bool, log_file: Path | None) -> None:
         try:
             handler = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise ConfigError(f"-log-file {log_file} cannot be written: {reason}") from error
+            raise ConfigError(f"-log-file {log_file} cannot be written: {reason(error)}") from error
     level = logging.DEBUG if debug else logging.INFO
     logging.basicConfig(level=level, format=_LOG_FORMAT, handlers=[handler], force=True)
 

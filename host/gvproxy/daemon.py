@@ -20,7 +20,7 @@ from gvproxy.api.adopt import adopt
 from gvproxy.api.app import make_runner
 from gvproxy.api.stats import Totals, Tree, stats
 from gvproxy.config import Config
-from gvproxy.errors import ForwarderError, StartError, reason
+from gvproxy.errors import ForwarderError, StartError
 from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.echo import EchoFlows
 from gvproxy.flows.tcp import TcpFlows
@@ -42,6 +42,7 @@ from taplink import endpoint, upgrade
 from taplink.endpoint import Endpoint, EndpointError, Scheme
 from taplink.framing import HYPERKIT, TAPLINK
 from taplink.notify import notifier
+from taplink.text import reason
 from taplink.upgrade import Request
 from taplink.vnet import Offload, format_offload
 

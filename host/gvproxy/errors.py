@@ -5,11 +5,6 @@ ends up here; it is counted and dropped where it arrives.
 """
 
 
-def reason(error: Exception) -> str:
-    """Return what to tell of an error: a system call's without its number."""
-    return (isinstance(error, OSError) and error.strerror) or str(error)
-
-
 class GvproxyError(Exception):
     """What cannot be done as asked; the text says why, in one line."""
 

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from urllib.parse import unquote, urlsplit
 
+from taplink.text import reason
+
 DEFAULT_REQUEST_PATH = "/connect"
 VMADDR_CID_ANY = 0xFFFFFFFF
 """linux/vm_sockets.h; as a number in a URL it means what an empty CID means."""
@@ -152,8 +154,8 @@ def _parse_tcp(url: str, authority: str, path: str) -> Endpoint:
     try:
         host.encode("idna")  # as `socket` and `asyncio` will
     except UnicodeError:
-        reason = "each part of a host's name has 1 to 63 characters"
-        raise EndpointError(f"{url}: {reason}, such as tcp://gateway.example:1024") from None
+        why = "each part of a host's name has 1 to 63 characters"
+        raise EndpointError(f"{url}: {why}, such as tcp://gateway.example:1024") from None
     return Endpoint(
         Scheme.TCP,
         host=host,
@@ -188,9 +190,9 @@ def _socket_path(url: str, quoted: str) -> str:
 
 def _check_transport(endpoint: Endpoint, example: str) -> None:
     if endpoint.scheme not in _TRANSPORTS:
-        reason = f"{endpoint.scheme}:// is not supported yet"
+        why = f"{endpoint.scheme}:// is not supported yet"
         examples = f"{example}, unix:///run/gvproxy.sock or tcp://127.0.0.1:1024"
-        raise EndpointError(f"{endpoint}: {reason}; take one such as {examples}")
+        raise EndpointError(f"{endpoint}: {why}; take one such as {examples}")
 
 
 def _check_peer(endpoint: Endpoint) -> None:
@@ -289,7 +291,7 @@ def listen(endpoint: Endpoint, backlog: int = 1024) -> socket.socket:
                 sock = _bind(_vsock_socket(endpoint), (cid, endpoint.port))
         sock.listen(backlog)
     except OSError as error:
-        raise EndpointError(f"{endpoint}: {error.strerror or error}") from error
+        raise EndpointError(f"{endpoint}: {reason(error)}") from error
     sock.setblocking(False)
     return sock
 
@@ -317,8 +319,8 @@ def _remove_stale(endpoint: Endpoint) -> None:
         probe.setblocking(False)
         status = probe.connect_ex(endpoint.path)
     if status != errno.ECONNREFUSED:
-        reason = "somebody listens there" if status in (0, errno.EAGAIN) else os.strerror(status)
-        raise EndpointError(f"{endpoint}: the socket exists: {reason}")
+        why = "somebody listens there" if status in (0, errno.EAGAIN) else os.strerror(status)
+        raise EndpointError(f"{endpoint}: the socket exists: {why}")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(endpoint.path)
 

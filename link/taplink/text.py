@@ -4,3 +4,8 @@
 def one_line(text: object) -> str:
     """Return `text` in one line that can be printed anywhere: what is unprintable is escaped."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
+
+
+def reason(error: Exception) -> str:
+    """Return what to tell of an error: a system call's without its number."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)

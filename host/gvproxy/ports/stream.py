@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gvproxy.errors import reason
 from gvproxy.stack.stack import Stack
 from taplink.framing import FrameReader, Framing, LinkError
+from taplink.text import reason
 from taplink.vnet import Offload
 
 log = logging.getLogger(__name__)

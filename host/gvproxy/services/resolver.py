@@ -17,10 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from secrets import randbits
 
-from gvproxy.errors import reason
 from gvproxy.services import dnsmessage
 from gvproxy.services.dnsmessage import HEADER, Query, Rcode
 from gvproxy.services.resolvconf import ResolvConf
+from taplink.text import reason
 
 log = logging.getLogger(__name__)
 

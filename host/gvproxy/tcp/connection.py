@@ -22,6 +22,7 @@ from gvproxy.tcp.congestion import CongestionControl, Cubic
 from gvproxy.tcp.flight import Flight
 from gvproxy.tcp.rack import Rack
 from gvproxy.tcp.rtt import RttEstimator
+from gvproxy.tcp.seq import MASK
 from gvproxy.wire import tcp as wire
 
 RECEIVE_BUFFER = 1 << 20
@@ -276,6 +277,10 @@ class Connection:
     def deadline(self) -> float:
         """When `timers.expire` is due, in seconds; infinite when nothing is waited for."""
         return min(self.timer_at, self.ack_at)
+
+    def tsval(self, at: float) -> int:
+        """Return the timestamp of what is sent at `at`: milliseconds (RFC 7323 §5.4)."""
+        return int(at * 1000) + self.ts_offset & MASK
 
     def arm(self, timer: Timer, at: float) -> None:
         """Wait for one thing only, until `at`."""

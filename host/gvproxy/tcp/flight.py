@@ -139,10 +139,14 @@ class Flight:
         known.
         """
         reneged = bool(self.records) and self.records[0].sacked
+        self.sacked = self.lost = 0
         for record in self.records:
-            record.lost = reneged or not record.sacked
             record.sacked = record.sacked and not reneged
-        self._count()
+            record.lost = not record.sacked
+            if record.lost:
+                self.lost += record.end - record.start
+            else:
+                self.sacked += record.end - record.start
 
     def find_all(self) -> None:
         """Take it back that anything is lost."""
@@ -183,8 +187,3 @@ class Flight:
         """Forget everything."""
         self.records.clear()
         self.sacked = self.lost = 0
-
-    def _count(self) -> None:
-        records = self.records
-        self.sacked = sum(record.end - record.start for record in records if record.sacked)
-        self.lost = sum(record.end - record.start for record in records if record.lost)

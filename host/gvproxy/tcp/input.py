@@ -285,7 +285,7 @@ def _process_losses(c: Connection, segment: Segment, ack: int, now: float) -> No
         measured = recovery.acknowledged(c, ack, now)
         if tsecr and not measured:
             # What was sent again tells its round trip by its timestamp (RFC 7323 §4).
-            rtt = (int(now * 1000) + c.ts_offset - tsecr) & MASK
+            rtt = (c.tsval(now) - tsecr) & MASK
             if rtt < MAX_RTO * 1000:
                 c.rtt.sample(max(rtt, 1) / 1000)
     if c.sack:

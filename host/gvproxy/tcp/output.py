@@ -57,9 +57,7 @@ def emit(c: Connection, seq: int, flags: int, payload: bytes | memoryview, now: 
     else:
         c.rcv_adv = rounded
     options = (
-        wire.TIMESTAMPS.pack(
-            wire.TIMESTAMPS_WORD, (int(now * 1000) + c.ts_offset) & MASK, c.ts_recent
-        )
+        wire.TIMESTAMPS.pack(wire.TIMESTAMPS_WORD, c.tsval(now), c.ts_recent)
         if c.timestamps
         else b""
     )
@@ -86,7 +84,7 @@ def emit_syn(c: Connection, now: float) -> None:
     offered = c.state is State.SYN_SENT
     timestamps = None
     if offered or c.timestamps:
-        timestamps = ((int(now * 1000) + c.ts_offset) & MASK, c.ts_recent)
+        timestamps = c.tsval(now), c.ts_recent
     options = wire.build_syn_options(
         c.mss_offered,
         c.rcv_shift if offered or c.rcv_shift else None,
@@ -207,11 +205,8 @@ def emit_again(c: Connection, record: Sent, now: float) -> None:
 
 
 def retransmit_first(c: Connection, now: float) -> None:
-    """Send the first unacknowledged segment again, whatever the windows."""
-    flight = c.flight
-    if not flight.records[0].lost:
-        flight.lose_first(c.mss)
-    emit_again(c, flight.take_lost(0, min(flight.lost_run(0), c.mss)), now)
+    """Send the first segment again, which is lost, whatever the windows."""
+    emit_again(c, c.flight.take_lost(0, min(c.flight.lost_run(0), c.mss)), now)
 
 
 def hand_over(c: Connection, now: float) -> None:
@@ -279,19 +274,13 @@ def reset(c: Connection) -> None:
     if c.state is State.SYN_SENT:
         return  # nobody has answered yet
     c.counters.resets_out += 1
-    if c.state in (State.LISTEN, State.SYN_RECEIVED):
-        c.path.send(
-            0 if c.state is State.LISTEN else (c.iss + 1) & MASK,
-            c.rcv_nxt & MASK,
-            wire.RST | wire.ACK,
-            0,
-            b"",
-            b"",
-            c.mss,
-        )
+    if c.state is State.LISTEN:
+        seq = 0
+    elif c.state is State.SYN_RECEIVED:
+        seq = c.iss + 1
     else:
         seq = acceptable_seq(c)
-        c.path.send(seq & MASK, c.rcv_nxt & MASK, wire.RST | wire.ACK, 0, b"", b"", c.mss)
+    c.path.send(seq & MASK, c.rcv_nxt & MASK, wire.RST | wire.ACK, 0, b"", b"", c.mss)
 
 
 def close(c: Connection, end: End, now: float) -> None:

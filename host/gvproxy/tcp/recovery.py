@@ -133,8 +133,7 @@ def undo(c: Connection, tsecr: int) -> None:
     """
     if c.resent_at < 0:
         return
-    resent = int(c.resent_at * 1000) + c.ts_offset
-    if (tsecr - resent) & MASK > 0x7FFFFFFF:
+    if (tsecr - c.tsval(c.resent_at)) & MASK > 0x7FFFFFFF:
         _undo(c)
 
 
