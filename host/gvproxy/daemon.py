@@ -36,7 +36,7 @@ from gvproxy.services.resolver import MAX_IN_FLIGHT, Resolver
 from gvproxy.services.virtual import serve_dhcp, serve_dns
 from gvproxy.stack.port import StackConfig
 from gvproxy.stack.stack import Stack
-from gvproxy.tcp.connection import State
+from gvproxy.tcp.states import ESTABLISHED
 from gvproxy.wire import ethernet
 from taplink import endpoint, upgrade
 from taplink.endpoint import Endpoint, EndpointError, Scheme
@@ -259,7 +259,7 @@ class Daemon:
             ports=len(self.stack.switch.ports),
             stations=len(self.stack.switch.stations),
             connections=len(connections.find),
-            established=sum(c.state is State.ESTABLISHED for c in connections.find.values()),
+            established=sum(c.state is ESTABLISHED for c in connections.find.values()),
             flows=len(self._tcp.open),
             timers=connections.timers,
             failed_connections=self._tcp.failed,

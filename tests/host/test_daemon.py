@@ -13,7 +13,7 @@ from aiohttp import ClientSession, UnixConnector
 from gvproxy.config import Config, configure
 from gvproxy.daemon import TICK, Daemon
 from gvproxy.errors import StartError
-from gvproxy.tcp.connection import End
+from gvproxy.tcp.states import End
 from tests.host.stack.bench import GATEWAY, MAC, arp, echo
 from tests.manual_loop import ManualLoop
 

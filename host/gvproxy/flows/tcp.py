@@ -28,7 +28,8 @@ from gvproxy.flows.unreachable import code_for
 from gvproxy.stack.path import TcpPath
 from gvproxy.stack.stack import Stack
 from gvproxy.tcp import calls
-from gvproxy.tcp.connection import MAX_SEGMENT, Connection, End
+from gvproxy.tcp.connection import MAX_SEGMENT, Connection
+from gvproxy.tcp.states import End
 from gvproxy.wire import icmp
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from gvproxy.stack.path import TcpPath
 from gvproxy.stack.port import Port, StackConfig, StackCounters, Station
 from gvproxy.stack.schedule import Schedule
 from gvproxy.tcp import calls, input, output, path_errors
-from gvproxy.tcp.connection import Connection, Counters, End, State, User
+from gvproxy.tcp.connection import Connection, Counters, User
+from gvproxy.tcp.states import LISTEN, SYN_SENT, End
 from gvproxy.wire import icmp, ipv4, tcp
 from gvproxy.wire.checksum import ones_sum, pseudo_header, valid
 
@@ -195,7 +196,7 @@ class Connections:
             self._counters.connections_refused += 1
             return
         connection = self._connection(key, packet.station, now, used)
-        connection.state = State.LISTEN
+        connection.state = LISTEN
         input.segment_arrives(connection, segment, now)
         handler(connection, _path(connection), now)
 
@@ -253,14 +254,14 @@ class Connections:
             path = _path(connection)
             if path.station is None and path.guest == address:
                 path.attach(station)
-                if connection.state is State.SYN_SENT:
+                if connection.state is SYN_SENT:
                     connection.snd_nxt = connection.iss  # none has left yet
                     output.emit_syn(connection, now)
 
     def unreachable(self, connection: Connection, code: int, now: float) -> None:
         """End a connection still in LISTEN with an ICMP error instead of an answer."""
         path = _path(connection)
-        if path.station is not None and connection.state is State.LISTEN:
+        if path.station is not None and connection.state is LISTEN:
             quote = ipv4.build_header(path.guest, path.address, ipv4.PROTOCOL_TCP, tcp.SIZE)
             quote += path.key[8:12] + (connection.irs & 0xFFFFFFFF).to_bytes(4, "big")
             source = path.address if code == icmp.PORT_UNREACHABLE else self._config.gateway

@@ -1,17 +1,31 @@
 """What the user of a connection asks of it (RFC 9293 §3.10.1 to §3.10.5)."""
 
 from gvproxy.tcp import output
-from gvproxy.tcp.connection import MAX_SEGMENT, WINDOW_SHIFT, Connection, End, State, Timer
+from gvproxy.tcp.connection import MAX_SEGMENT, WINDOW_SHIFT, Connection
+from gvproxy.tcp.states import (
+    CLOSE_WAIT,
+    CLOSED,
+    ESTABLISHED,
+    FIN_WAIT_1,
+    FIN_WAIT_2,
+    LAST_ACK,
+    LINGER,
+    LISTEN,
+    SYN_RECEIVED,
+    SYN_SENT,
+    TIME_WAIT,
+    End,
+)
 from gvproxy.tcp.timers import FIN_WAIT_2_TIME
 from gvproxy.wire import tcp as wire
 
-_ESTABLISHED = (State.ESTABLISHED, State.CLOSE_WAIT)
+_ESTABLISHED = (ESTABLISHED, CLOSE_WAIT)
 
 
 def open_active(c: Connection, now: float) -> None:
     """Send a SYN (RFC 9293 §3.10.1, active)."""
-    assert c.state is State.CLOSED
-    c.state = State.SYN_SENT
+    assert c.state is CLOSED
+    c.state = SYN_SENT
     c.rcv_shift = WINDOW_SHIFT
     c.counters.active_opens += 1
     output.emit_syn(c, now)
@@ -19,8 +33,8 @@ def open_active(c: Connection, now: float) -> None:
 
 def accept(c: Connection, now: float) -> None:
     """Answer the SYN that `input` took in LISTEN, now that its user wants the connection."""
-    assert c.state is State.LISTEN
-    c.state = State.SYN_RECEIVED
+    assert c.state is LISTEN
+    c.state = SYN_RECEIVED
     c.counters.passive_opens += 1
     output.emit_syn(c, now)
 
@@ -44,7 +58,7 @@ def send(c: Connection, data: bytes, now: float) -> None:
         output.emit(c, nxt, wire.ACK | wire.PSH, data, now)
         output.sent(c, nxt + size, now)
         return
-    if not size or c.state is State.CLOSED:
+    if not size or c.state is CLOSED:
         return
     assert not c.fin_queued
     out.append(data)
@@ -58,7 +72,7 @@ def consumed(c: Connection, count: int, now: float) -> None:
 
     The guest is told once the window has grown by enough to be worth a segment.
     """
-    if c.state is State.CLOSED:
+    if c.state is CLOSED:
         return
     c.rcv_held -= count
     c.counters.buffered -= count
@@ -69,17 +83,17 @@ def consumed(c: Connection, count: int, now: float) -> None:
 
 def shutdown(c: Connection, now: float, last: bytes = b"") -> None:
     """End the outgoing stream behind what is queued, and behind `last`: RFC 9293's CLOSE."""
-    if c.fin_queued or c.state not in (State.SYN_SENT, State.SYN_RECEIVED, *_ESTABLISHED):
+    if c.fin_queued or c.state not in (SYN_SENT, SYN_RECEIVED, *_ESTABLISHED):
         return
     if last:
         c.out.append(last)
         c.counters.buffered += len(last)
     c.fin_queued = True
     c.wants_room = False
-    if c.state is State.ESTABLISHED:
-        c.state = State.FIN_WAIT_1
-    elif c.state is State.CLOSE_WAIT:
-        c.state = State.LAST_ACK
+    if c.state is ESTABLISHED:
+        c.state = FIN_WAIT_1
+    elif c.state is CLOSE_WAIT:
+        c.state = LAST_ACK
     else:
         return  # the handshake's end sends it
     output.transmit(c, now)
@@ -91,19 +105,19 @@ def release(c: Connection, now: float) -> None:
     Data that the user has not consumed, or that comes later, resets the connection.  The user is
     told nothing more; the connection ends by itself, at the latest when the guest stops to answer.
     """
-    if c.state in (State.LISTEN, State.SYN_SENT) or c.rcv_held:
+    if c.state in (LISTEN, SYN_SENT) or c.rcv_held:
         c.user = None
         abort(c, now)
         return
     c.user = None
     shutdown(c, now)
-    if c.state is State.FIN_WAIT_2:
-        c.arm(Timer.FIN_WAIT_2, now + FIN_WAIT_2_TIME)
+    if c.state is FIN_WAIT_2:
+        c.arm(LINGER, now + FIN_WAIT_2_TIME)
 
 
 def abort(c: Connection, now: float) -> None:
     """Reset the connection, or refuse the SYN of one in LISTEN (RFC 9293 §3.10.5)."""
-    if c.state in (State.CLOSED, State.TIME_WAIT):
+    if c.state in (CLOSED, TIME_WAIT):
         return
     output.reset(c)
     output.close(c, End.RESET, now)

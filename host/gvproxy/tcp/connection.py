@@ -13,7 +13,6 @@ clock.  Names are RFC 9293's; sequence numbers are unwrapped (see `seq`).
 """
 
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from math import inf
 from typing import Protocol
 
@@ -23,6 +22,19 @@ from gvproxy.tcp.flight import Flight
 from gvproxy.tcp.rack import Rack
 from gvproxy.tcp.rtt import RttEstimator
 from gvproxy.tcp.seq import MASK
+from gvproxy.tcp.states import (
+    CLOSED,
+    KEEPALIVE,
+    NO_ACK,
+    NO_TIMER,
+    PERSIST,
+    PROBE,
+    RETRANSMIT,
+    Ack,
+    End,
+    State,
+    Timer,
+)
 from gvproxy.wire import tcp as wire
 
 RECEIVE_BUFFER = 1 << 20
@@ -45,52 +57,6 @@ beyond `SCARCE_WINDOW`, and what comes ahead of a gap, or for a user that is beh
 SCARCE_WINDOW = 65536
 MAX_SEGMENT = 65535 - 20 - 60
 """Payload that fits one IPv4 packet whatever the options."""
-
-
-class State(Enum):
-    """RFC 9293 §3.3.2.  LISTEN here is a SYN taken whose user has not decided yet."""
-
-    LISTEN = auto()
-    SYN_SENT = auto()
-    SYN_RECEIVED = auto()
-    ESTABLISHED = auto()
-    FIN_WAIT_1 = auto()
-    FIN_WAIT_2 = auto()
-    CLOSE_WAIT = auto()
-    CLOSING = auto()
-    LAST_ACK = auto()
-    TIME_WAIT = auto()
-    CLOSED = auto()
-
-
-class Timer(Enum):
-    """What a connection waits for; there is one at a time, so none can contradict another."""
-
-    NONE = auto()
-    RETRANSMIT = auto()
-    PROBE = auto()  # of the flight's tail
-    REORDER = auto()  # until what came out of order counts as lost
-    PERSIST = auto()
-    KEEPALIVE = auto()
-    FIN_WAIT_2 = auto()
-    TIME_WAIT = auto()
-
-
-class Ack(Enum):
-    """Whether an acknowledgment is owed."""
-
-    NONE = auto()
-    DELAYED = auto()
-    NOW = auto()
-
-
-class End(Enum):
-    """Why a connection is over, as its user is told."""
-
-    DONE = auto()
-    RESET = auto()
-    TIMED_OUT = auto()
-    UNREACHABLE = auto()
 
 
 class User(Protocol):
@@ -204,7 +170,7 @@ class Connection:
     keepalive: float = inf  # seconds of silence until the guest is asked whether it is there
     ts_offset: int = 0  # added to the clock for TSval, so that it tells no uptime
     user: User | None = None
-    state: State = State.CLOSED
+    state: State = CLOSED
     touched: bool = False  # in the scheduler's list for the end of the batch
 
     # Sending
@@ -241,7 +207,7 @@ class Connection:
     fin_seen: bool = False
     repeated: tuple[int, int] | None = None  # what came once more, for D-SACK
     eof_told: bool = False
-    ack: Ack = Ack.NONE
+    ack: Ack = NO_ACK
     interactive: bool = True  # until a delayed ACK found no data to ride along with
 
     # Options
@@ -251,7 +217,7 @@ class Connection:
     sack: bool = False
 
     # Timing
-    timer: Timer = Timer.NONE
+    timer: Timer = NO_TIMER
     timer_at: float = inf
     probe_interval: float = 0.0  # while the guest's window is closed
     ack_at: float = inf
@@ -291,7 +257,7 @@ class Connection:
 
     def disarm(self) -> None:
         """Wait for nothing; the scheduler may still call, and finds nothing due."""
-        self.timer = Timer.NONE
+        self.timer = NO_TIMER
         self.timer_at = inf
 
     def await_ack(self, now: float) -> None:
@@ -305,26 +271,26 @@ class Connection:
             if self.snd_nxt - self.snd_una <= self.mss:
                 wait += DELAYED_ACK
             if wait < rtt.rto:
-                self.arm(Timer.PROBE, now + wait)
+                self.arm(PROBE, now + wait)
                 return
-        self.arm(Timer.RETRANSMIT, now + rtt.rto)
+        self.arm(RETRANSMIT, now + rtt.rto)
 
     def rest(self, now: float) -> None:
         """Wait for nothing but a guest that has gone silent."""
         if self.keepalive < inf:
-            self.arm(Timer.KEEPALIVE, now + self.keepalive)
+            self.arm(KEEPALIVE, now + self.keepalive)
         else:
             self.disarm()
 
     @property
     def resting(self) -> bool:
         """Nothing is on its way that would bring an answer."""
-        return self.timer is Timer.NONE or self.timer is Timer.KEEPALIVE
+        return self.timer is NO_TIMER or self.timer is KEEPALIVE
 
     def await_window(self, now: float) -> None:
         """Ask the guest from time to time, until its window opens (RFC 9293 §3.8.6.1)."""
         self.probe_interval = self.rtt.rto
-        self.arm(Timer.PERSIST, now + self.probe_interval)
+        self.arm(PERSIST, now + self.probe_interval)
 
     def room(self, now: float) -> int:
         """Return how many bytes `calls.send` would put on the wire at once; 0 asks for `writable`.

@@ -8,9 +8,27 @@ from math import inf
 
 from gvproxy.tcp import output, recovery
 from gvproxy.tcp.buffers import Reassembly
-from gvproxy.tcp.connection import MAX_SEGMENT, WINDOW_SHIFT, Ack, Connection, End, State, Timer
+from gvproxy.tcp.connection import MAX_SEGMENT, WINDOW_SHIFT, Connection
 from gvproxy.tcp.rtt import MAX_RTO, RTO_AFTER_LOST_SYN
 from gvproxy.tcp.seq import MASK, unwrap
+from gvproxy.tcp.states import (
+    ACK_DELAYED,
+    ACK_NOW,
+    CLOSE_WAIT,
+    CLOSED,
+    CLOSING,
+    ESTABLISHED,
+    FIN_WAIT_1,
+    FIN_WAIT_2,
+    LAST_ACK,
+    LINGER,
+    LISTEN,
+    PERSIST,
+    SYN_RECEIVED,
+    SYN_SENT,
+    TIME_WAIT,
+    End,
+)
 from gvproxy.tcp.timers import FIN_WAIT_2_TIME, TIME_WAIT_TIME
 from gvproxy.wire import tcp as wire
 
@@ -19,7 +37,7 @@ CHALLENGE_INTERVAL = 0.1
 PAWS_IDLE = 24 * 86400.0
 """Seconds after which a guest's clock of 1 ms may have gone once around (RFC 7323 §5.5)."""
 
-_TEXT = (State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2)
+_TEXT = (ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2)
 
 
 @dataclass(slots=True)
@@ -46,10 +64,7 @@ def reset_reply(segment: Segment) -> tuple[int, int, int] | None:
 
 def may_reopen(c: Connection, segment: Segment) -> bool:
     """Tell whether a SYN may take the place of `c` in TIME-WAIT (RFC 9293 MAY-2, RFC 6191)."""
-    if (
-        c.state is not State.TIME_WAIT
-        or segment.flags & (wire.SYN | wire.RST | wire.ACK) != wire.SYN
-    ):
+    if c.state is not TIME_WAIT or segment.flags & (wire.SYN | wire.RST | wire.ACK) != wire.SYN:
         return False
     if c.timestamps and segment.options.timestamps:
         age = (segment.options.timestamps[0] - c.ts_recent) & MASK
@@ -63,11 +78,11 @@ def segment_arrives(c: Connection, segment: Segment, now: float) -> None:
     c.counters.segments_in += 1
     c.heard_at = now
     c.scheduler.touch(c)
-    if c.state is State.LISTEN:
+    if c.state is LISTEN:
         _listen(c, segment, now)
-    elif c.state is State.SYN_SENT:
+    elif c.state is SYN_SENT:
         _syn_sent(c, segment, now)
-    elif c.state is not State.CLOSED:
+    elif c.state is not CLOSED:
         _otherwise(c, segment, now)
 
 
@@ -129,16 +144,16 @@ def _syn_sent(c: Connection, segment: Segment, now: float) -> None:
     c.rcv_adv += min(c.rcv_limit, 0xFFFF)  # what our SYN offered
     if acceptable:
         c.snd_una = c.snd_nxt
-        c.ack = Ack.NOW
+        c.ack = ACK_NOW
         _enter_established(c, now)
         _process_text(c, segment, c.rcv_nxt, now)
     else:
-        c.state = State.SYN_RECEIVED  # simultaneous open
+        c.state = SYN_RECEIVED  # simultaneous open
         output.emit_syn(c, now)
 
 
 def _enter_established(c: Connection, now: float) -> None:
-    c.state = State.ESTABLISHED
+    c.state = ESTABLISHED
     c.counters.established += 1
     c.snd_wl1, c.snd_wl2 = c.rcv_nxt, c.snd_una
     c.max_snd_wnd = c.snd_wnd
@@ -151,7 +166,7 @@ def _enter_established(c: Connection, now: float) -> None:
     c.retries = 0
     c.rest(now)
     if c.fin_queued:
-        c.state = State.FIN_WAIT_1
+        c.state = FIN_WAIT_1
     if c.user is not None:
         c.user.established(now)
 
@@ -159,7 +174,7 @@ def _enter_established(c: Connection, now: float) -> None:
 def _otherwise(c: Connection, segment: Segment, now: float) -> None:
     """RFC 9293 §3.10.7.4, after the timestamp check of RFC 7323 §5.3."""
     seq = unwrap(segment.seq, c.rcv_nxt)
-    if c.state is State.SYN_RECEIVED and segment.flags & wire.SYN and seq == c.irs:
+    if c.state is SYN_RECEIVED and segment.flags & wire.SYN and seq == c.irs:
         if not segment.flags & wire.ACK:
             output.emit_syn(c, now)  # our SYN-ACK was lost
             return
@@ -192,12 +207,12 @@ def _unacceptable(c: Connection, segment: Segment, seq: int, now: float) -> None
     if segment.flags & wire.RST:
         return
     if (segment.payload or segment.flags & wire.FIN) and not segment.flags & wire.SYN:
-        c.ack = Ack.NOW
+        c.ack = ACK_NOW
         end = seq + len(segment.payload)
         if seq < end <= c.rcv_nxt:
             _report(c, seq, end, now)
-        if c.state is State.TIME_WAIT:
-            c.arm(Timer.TIME_WAIT, now + TIME_WAIT_TIME)
+        if c.state is TIME_WAIT:
+            c.arm(LINGER, now + TIME_WAIT_TIME)
     else:
         # At a limited rate: the answer to an acknowledgment may be as unacceptable over there.
         _challenge(c, now)
@@ -242,7 +257,7 @@ def _check_reset(c: Connection, seq: int, now: float) -> None:
         return
     c.counters.resets_in += 1
     output.hand_over(c, now)
-    output.close(c, End.DONE if c.state is State.TIME_WAIT else End.RESET, now)
+    output.close(c, End.DONE if c.state is TIME_WAIT else End.RESET, now)
 
 
 def _challenge(c: Connection, now: float) -> None:
@@ -256,7 +271,7 @@ def _challenge(c: Connection, now: float) -> None:
 def _process_ack(c: Connection, segment: Segment, seq: int, now: float) -> bool:
     """Fifth, check the ACK field; False ends the segment's processing."""
     ack = unwrap(segment.ack, c.snd_una)
-    if c.state is State.SYN_RECEIVED:
+    if c.state is SYN_RECEIVED:
         if ack != c.snd_nxt:
             _refuse_ack(c, segment)
             return False
@@ -321,18 +336,18 @@ def _update_window(c: Connection, segment: Segment, seq: int, ack: int, now: flo
         # The guest answers: probing may go on for ever (RFC 9293 §3.8.6.1), if anybody waits.
         if c.user is not None:
             c.retries = 0
-    elif c.timer is Timer.PERSIST:
+    elif c.timer is PERSIST:
         c.rest(now)
 
 
 def _fin_acknowledged(c: Connection, now: float) -> bool:
-    if c.state is State.FIN_WAIT_1:
-        c.state = State.FIN_WAIT_2
+    if c.state is FIN_WAIT_1:
+        c.state = FIN_WAIT_2
         if c.user is None:
-            c.arm(Timer.FIN_WAIT_2, now + FIN_WAIT_2_TIME)
-    elif c.state is State.CLOSING:
+            c.arm(LINGER, now + FIN_WAIT_2_TIME)
+    elif c.state is CLOSING:
         _enter_time_wait(c, now)
-    elif c.state is State.LAST_ACK:
+    elif c.state is LAST_ACK:
         output.flush(c, now)
         output.close(c, End.DONE, now)
         return False
@@ -340,8 +355,8 @@ def _fin_acknowledged(c: Connection, now: float) -> bool:
 
 
 def _enter_time_wait(c: Connection, now: float) -> None:
-    c.state = State.TIME_WAIT
-    c.arm(Timer.TIME_WAIT, now + TIME_WAIT_TIME)
+    c.state = TIME_WAIT
+    c.arm(LINGER, now + TIME_WAIT_TIME)
 
 
 def _process_text(c: Connection, segment: Segment, seq: int, now: float) -> None:
@@ -351,9 +366,9 @@ def _process_text(c: Connection, segment: Segment, seq: int, now: float) -> None
     if not payload and not fin:
         return
     if c.state not in _TEXT:
-        if c.state is State.TIME_WAIT:
-            c.arm(Timer.TIME_WAIT, now + TIME_WAIT_TIME)
-        c.ack = Ack.NOW
+        if c.state is TIME_WAIT:
+            c.arm(LINGER, now + TIME_WAIT_TIME)
+        c.ack = ACK_NOW
         return
     nxt, edge = c.rcv_nxt, c.rcv_adv
     end = seq + len(payload)
@@ -367,12 +382,12 @@ def _process_text(c: Connection, segment: Segment, seq: int, now: float) -> None
             _report(c, seq, min(nxt, end), now)
         payload = payload[nxt - seq :]
         seq = nxt
-        c.ack = Ack.NOW
+        c.ack = ACK_NOW
     if end > edge:
         payload = payload[: max(edge - seq, 0)]
         end = seq + len(payload)
         fin = False
-        c.ack = Ack.NOW
+        c.ack = ACK_NOW
     if payload and c.counters.scarce and (seq > nxt or c.rcv_held):
         c.counters.refused += 1
         output.acknowledge(c, now)
@@ -389,7 +404,7 @@ def _process_text(c: Connection, segment: Segment, seq: int, now: float) -> None
     if payload:
         deliver(c, payload, now)
         if c.early:
-            c.ack = Ack.NOW
+            c.ack = ACK_NOW
             before = c.early.size
             for piece in c.early.take(c.rcv_nxt):
                 deliver(c, piece, now)
@@ -405,7 +420,7 @@ def _report(c: Connection, left: int, right: int, now: float) -> None:
     if c.repeated is not None:
         output.acknowledge(c, now)
     c.repeated = (left, right)
-    c.ack = Ack.NOW
+    c.ack = ACK_NOW
 
 
 def _keep_early(c: Connection, seq: int, payload: bytes | memoryview, now: float) -> None:
@@ -425,11 +440,11 @@ def deliver(c: Connection, payload: bytes | memoryview, now: float) -> None:
     c.rcv_held += count
     c.counters.buffered += count
     c.rcv_nxt += count
-    if c.ack is not Ack.NOW:
+    if c.ack is not ACK_NOW:
         if c.interactive and c.rcv_nxt - c.rcv_acked < 2 * c.mss:
-            c.ack = Ack.DELAYED
+            c.ack = ACK_DELAYED
         else:
-            c.ack = Ack.NOW
+            c.ack = ACK_NOW
 
 
 def _process_fin(c: Connection, now: float) -> None:
@@ -440,11 +455,11 @@ def _process_fin(c: Connection, now: float) -> None:
     if c.early:
         c.counters.buffered -= c.early.size  # behind the end there is nothing
         c.early = None
-    c.ack = Ack.NOW
-    if c.state is State.ESTABLISHED:
-        c.state = State.CLOSE_WAIT
-    elif c.state is State.FIN_WAIT_1:
-        c.state = State.CLOSING  # ours is not acknowledged yet
-    elif c.state is State.FIN_WAIT_2:
+    c.ack = ACK_NOW
+    if c.state is ESTABLISHED:
+        c.state = CLOSE_WAIT
+    elif c.state is FIN_WAIT_1:
+        c.state = CLOSING  # ours is not acknowledged yet
+    elif c.state is FIN_WAIT_2:
         _enter_time_wait(c, now)
     c.ack_at = inf

@@ -6,14 +6,29 @@ from gvproxy.tcp.connection import (
     MAX_RECEIVE_BUFFER,
     MAX_SEGMENT,
     SCARCE_WINDOW,
-    Ack,
     Connection,
-    End,
-    State,
-    Timer,
 )
 from gvproxy.tcp.flight import Sent
 from gvproxy.tcp.seq import MASK
+from gvproxy.tcp.states import (
+    ACK_DELAYED,
+    ACK_NOW,
+    CLOSE_WAIT,
+    CLOSED,
+    CLOSING,
+    ESTABLISHED,
+    FIN_WAIT_1,
+    LAST_ACK,
+    LISTEN,
+    NO_ACK,
+    PROBE,
+    REORDER,
+    RETRANSMIT,
+    SYN_RECEIVED,
+    SYN_SENT,
+    TIME_WAIT,
+    End,
+)
 from gvproxy.wire import tcp as wire
 
 ACK_DELAY = 0.01
@@ -27,14 +42,8 @@ LOCAL_RTT = 0.001
 MAX_BURST = 64
 """Pieces sent again at once: a guest may call every other byte lost with each acknowledgment."""
 
-_SENDING = (
-    State.ESTABLISHED,
-    State.FIN_WAIT_1,
-    State.CLOSE_WAIT,
-    State.CLOSING,
-    State.LAST_ACK,
-)
-_ON_THE_WAY = (Timer.RETRANSMIT, Timer.PROBE, Timer.REORDER)
+_SENDING = (ESTABLISHED, FIN_WAIT_1, CLOSE_WAIT, CLOSING, LAST_ACK)
+_ON_THE_WAY = (RETRANSMIT, PROBE, REORDER)
 
 
 def emit(c: Connection, seq: int, flags: int, payload: bytes | memoryview, now: float) -> None:
@@ -72,7 +81,7 @@ def emit(c: Connection, seq: int, flags: int, payload: bytes | memoryview, now: 
         options += sack
         mss -= len(sack)  # RFC 6691 §2: what options take, the payload gives
     c.rcv_acked = nxt
-    c.ack = Ack.NONE
+    c.ack = NO_ACK
     c.ack_at = inf
     c.counters.segments_out += 1
     c.path.send(seq & MASK, nxt & MASK, flags, window, options, payload, mss)
@@ -80,8 +89,8 @@ def emit(c: Connection, seq: int, flags: int, payload: bytes | memoryview, now: 
 
 def emit_syn(c: Connection, now: float) -> None:
     """Send our SYN, with the ACK of theirs where we have it."""
-    flags = wire.SYN if c.state is State.SYN_SENT else wire.SYN | wire.ACK
-    offered = c.state is State.SYN_SENT
+    flags = wire.SYN if c.state is SYN_SENT else wire.SYN | wire.ACK
+    offered = c.state is SYN_SENT
     timestamps = None
     if offered or c.timestamps:
         timestamps = c.tsval(now), c.ts_recent
@@ -102,7 +111,7 @@ def emit_syn(c: Connection, now: float) -> None:
         c.counters.retransmits += 1
         c.syn_at = -1.0  # Karn: which one will be acknowledged?
     c.path.send(c.iss & MASK, c.rcv_nxt & MASK, flags, window, options, b"", c.mss)
-    c.arm(Timer.RETRANSMIT, now + c.rtt.rto)
+    c.arm(RETRANSMIT, now + c.rtt.rto)
 
 
 def acknowledge(c: Connection, now: float) -> None:
@@ -188,7 +197,7 @@ def _transmit_lost(c: Connection, now: float) -> None:
             bursts += 1
             c.resent += size
             if not index:
-                c.arm(Timer.RETRANSMIT, now + c.rtt.rto)
+                c.arm(RETRANSMIT, now + c.rtt.rto)
         index += 1
 
 
@@ -214,7 +223,7 @@ def hand_over(c: Connection, now: float) -> None:
     if c.inbox and c.user is not None:
         views, c.inbox = c.inbox, []
         done = c.user.received(views, now)  # and it may call `consumed` meanwhile
-        if c.state is State.CLOSED:
+        if c.state is CLOSED:
             return
         c.rcv_held -= done
         c.counters.buffered -= done
@@ -248,10 +257,10 @@ def flush(c: Connection, now: float) -> None:
         if c.fin_seen and not c.eof_told and c.user is not None:
             c.eof_told = True
             user.received_eof(now)
-        if c.state is State.TIME_WAIT and c.user is not None:
+        if c.state is TIME_WAIT and c.user is not None:
             c.user = None
             user.ended(End.DONE, now)
-    if c.state is State.CLOSED:
+    if c.state is CLOSED:
         return
     if (
         c.snd_nxt < c.out.end or (c.fin_queued and c.snd_nxt == c.out.end) or c.flight.lost
@@ -261,9 +270,9 @@ def flush(c: Connection, now: float) -> None:
         c.wants_room = False
         if c.room(now):
             c.user.writable(now)
-    if c.ack is Ack.NOW:
+    if c.ack is ACK_NOW:
         acknowledge(c, now)
-    elif c.ack is Ack.DELAYED and c.ack_at == inf:
+    elif c.ack is ACK_DELAYED and c.ack_at == inf:
         c.ack_at = now + ACK_DELAY
         if c.ack_at < c.scheduled_at:
             c.scheduler.schedule(c, c.ack_at)
@@ -271,12 +280,12 @@ def flush(c: Connection, now: float) -> None:
 
 def reset(c: Connection) -> None:
     """Send a RST that the guest must believe (RFC 9293 §3.10.5, §3.5.2)."""
-    if c.state is State.SYN_SENT:
+    if c.state is SYN_SENT:
         return  # nobody has answered yet
     c.counters.resets_out += 1
-    if c.state is State.LISTEN:
+    if c.state is LISTEN:
         seq = 0
-    elif c.state is State.SYN_RECEIVED:
+    elif c.state is SYN_RECEIVED:
         seq = c.iss + 1
     else:
         seq = acceptable_seq(c)
@@ -285,11 +294,11 @@ def reset(c: Connection) -> None:
 
 def close(c: Connection, end: End, now: float) -> None:
     """Enter CLOSED: nothing is kept, and the user is told once."""
-    if c.state is State.CLOSED:
+    if c.state is CLOSED:
         return
-    c.state = State.CLOSED
+    c.state = CLOSED
     c.disarm()
-    c.ack = Ack.NONE
+    c.ack = NO_ACK
     c.ack_at = inf
     early = c.early.size if c.early else 0
     c.counters.buffered -= max(c.out.end - max(c.snd_una, c.iss + 1), 0) + c.rcv_held + early

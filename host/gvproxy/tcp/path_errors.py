@@ -4,8 +4,9 @@ An error that names nothing which is on its way is a forgery.
 """
 
 from gvproxy.tcp import output
-from gvproxy.tcp.connection import Connection, End, State
+from gvproxy.tcp.connection import Connection
 from gvproxy.tcp.seq import unwrap
+from gvproxy.tcp.states import SYN_SENT, End
 from gvproxy.wire import tcp as wire
 
 LEAST_SEGMENT = 512
@@ -18,7 +19,7 @@ def unreachable(c: Connection, seq: int, now: float) -> None:
     It ends a connection only while that is being opened.  Later it may be about a path that mends
     (RFC 5927 §5.2), and the time-outs tell.
     """
-    if c.state is State.SYN_SENT and _is_ours(c, seq):
+    if c.state is SYN_SENT and _is_ours(c, seq):
         output.close(c, End.UNREACHABLE, now)
 
 

@@ -6,9 +6,10 @@ has the same effect as through `input.segment_arrives`; the tests feed both.  `m
 the repetition: the general path costs about four times as much.
 """
 
-from gvproxy.tcp.connection import Ack, Connection, State
+from gvproxy.tcp.connection import Connection
 from gvproxy.tcp.recovery import acknowledged
 from gvproxy.tcp.seq import MASK
+from gvproxy.tcp.states import ACK_DELAYED, ACK_NOW, ESTABLISHED
 from gvproxy.wire import tcp as wire
 
 _ACK_PSH = wire.ACK | wire.PSH
@@ -29,7 +30,7 @@ def predict(
     For connections with timestamps, `tsval` the segment's; numbers as on the wire.
     """
     if (
-        c.state is not State.ESTABLISHED
+        c.state is not ESTABLISHED
         or flags | wire.PSH != _ACK_PSH
         or seq != c.rcv_nxt & MASK
         or (tsval - c.ts_recent) & MASK > 0x7FFFFFFF
@@ -67,11 +68,11 @@ def predict(
         c.rcv_held += size
         c.counters.buffered += size
         c.rcv_nxt += size
-        if c.ack is not Ack.NOW:
+        if c.ack is not ACK_NOW:
             if c.interactive and c.rcv_nxt - c.rcv_acked < 2 * c.mss:
-                c.ack = Ack.DELAYED
+                c.ack = ACK_DELAYED
             else:
-                c.ack = Ack.NOW
+                c.ack = ACK_NOW
     if not c.touched:
         c.scheduler.touch(c)
     return True

@@ -7,9 +7,10 @@ it again, as far as the congestion window allows.
 """
 
 from gvproxy.tcp import output
-from gvproxy.tcp.connection import Connection, Timer
+from gvproxy.tcp.connection import Connection
 from gvproxy.tcp.rack import DUP_THRESHOLD
 from gvproxy.tcp.seq import MASK, unwrap
+from gvproxy.tcp.states import REORDER, RETRANSMIT
 from gvproxy.wire import tcp as wire
 
 
@@ -87,7 +88,7 @@ def detect(c: Connection, now: float) -> None:
     if lost and not c.recovering:
         _enter(c, now)
     if wait:
-        c.arm(Timer.REORDER, now + min(wait, c.rtt.rto))
+        c.arm(REORDER, now + min(wait, c.rtt.rto))
 
 
 def duplicate(c: Connection, now: float) -> None:
@@ -163,7 +164,7 @@ def probe(c: Connection, now: float) -> None:
         c.probe_end = c.snd_nxt
     else:
         output.emit_again(c, c.flight.last(c.mss), now)
-    c.arm(Timer.RETRANSMIT, now + c.rtt.rto)
+    c.arm(RETRANSMIT, now + c.rtt.rto)
 
 
 def _end_probe(c: Connection, now: float) -> None:

@@ -3,8 +3,20 @@
 from math import inf
 
 from gvproxy.tcp import output, recovery
-from gvproxy.tcp.connection import Ack, Connection, End, State, Timer
+from gvproxy.tcp.connection import Connection
 from gvproxy.tcp.rtt import MAX_RTO
+from gvproxy.tcp.states import (
+    ACK_DELAYED,
+    KEEPALIVE,
+    LINGER,
+    PERSIST,
+    PROBE,
+    REORDER,
+    RETRANSMIT,
+    SYN_RECEIVED,
+    SYN_SENT,
+    End,
+)
 from gvproxy.wire import tcp as wire
 
 SYN_RETRIES = 7
@@ -28,24 +40,24 @@ def expire(c: Connection, now: float) -> None:
     """Do whatever of the connection's waiting is over; called early, it does nothing."""
     if c.ack_at <= now:
         c.ack_at = inf
-        if c.ack is Ack.DELAYED:
+        if c.ack is ACK_DELAYED:
             c.interactive = False  # no data came to carry it: stop waiting for some
             output.acknowledge(c, now)
     if c.timer_at > now:
         return
-    if c.timer is Timer.RETRANSMIT:
+    if c.timer is RETRANSMIT:
         _retransmit(c, now)
-    elif c.timer is Timer.PROBE:
+    elif c.timer is PROBE:
         recovery.probe(c, now)
-    elif c.timer is Timer.REORDER:
+    elif c.timer is REORDER:
         c.await_ack(now)
         recovery.detect(c, now)
         output.transmit(c, now)
-    elif c.timer is Timer.PERSIST:
+    elif c.timer is PERSIST:
         _probe_window(c, now)
-    elif c.timer is Timer.KEEPALIVE:
+    elif c.timer is KEEPALIVE:
         _probe_guest(c, now)
-    elif c.timer in (Timer.TIME_WAIT, Timer.FIN_WAIT_2):
+    elif c.timer is LINGER:
         output.close(c, End.DONE, now)
 
 
@@ -57,8 +69,8 @@ def _give_up(c: Connection, now: float) -> None:
 def _retransmit(c: Connection, now: float) -> None:
     c.retries += 1
     c.counters.timeouts += 1
-    opening = c.state in (State.SYN_SENT, State.SYN_RECEIVED)
-    if c.state is State.SYN_SENT and c.retries > ARP_RETRIES and not c.path.known:
+    opening = c.state in (SYN_SENT, SYN_RECEIVED)
+    if c.state is SYN_SENT and c.retries > ARP_RETRIES and not c.path.known:
         output.close(c, End.UNREACHABLE, now)
     elif c.retries > (SYN_RETRIES if opening else RETRIES):
         _give_up(c, now)
@@ -68,7 +80,7 @@ def _retransmit(c: Connection, now: float) -> None:
     elif c.snd_wnd:
         recovery.time_out(c, now)
         c.rtt.back_off()
-        c.arm(Timer.RETRANSMIT, now + c.rtt.rto)
+        c.arm(RETRANSMIT, now + c.rtt.rto)
         output.transmit(c, now)
     else:
         # The window was closed over what is on its way: no congestion.  The first segment is the
@@ -76,7 +88,7 @@ def _retransmit(c: Connection, now: float) -> None:
         c.flight.lose_all()
         output.retransmit_first(c, now)
         c.flight.lose_all()
-        c.arm(Timer.RETRANSMIT, now + _next_interval(c))
+        c.arm(RETRANSMIT, now + _next_interval(c))
 
 
 def _probe_window(c: Connection, now: float) -> None:
@@ -90,7 +102,7 @@ def _probe_window(c: Connection, now: float) -> None:
         _give_up(c, now)
         return
     output.emit(c, c.snd_una - 1, wire.ACK, b"", now)
-    c.arm(Timer.PERSIST, now + _next_interval(c))
+    c.arm(PERSIST, now + _next_interval(c))
 
 
 def _next_interval(c: Connection) -> float:
@@ -103,11 +115,11 @@ def _probe_guest(c: Connection, now: float) -> None:
     """Ask whether a guest that was silent for long is still there (RFC 9293 §3.8.4)."""
     if now < c.heard_at + c.keepalive:
         c.retries = 0
-        c.arm(Timer.KEEPALIVE, c.heard_at + c.keepalive)
+        c.arm(KEEPALIVE, c.heard_at + c.keepalive)
         return
     c.retries += 1
     if c.retries > KEEPALIVE_PROBES:
         _give_up(c, now)
         return
     output.emit(c, c.snd_una - 1, wire.ACK, b"", now)
-    c.arm(Timer.KEEPALIVE, now + min(c.keepalive, KEEPALIVE_INTERVAL))
+    c.arm(KEEPALIVE, now + min(c.keepalive, KEEPALIVE_INTERVAL))

@@ -17,7 +17,8 @@ from gvproxy.stack.port import StackConfig
 from gvproxy.stack.stack import Stack
 from gvproxy.stack.udp import Datagram
 from gvproxy.tcp import calls
-from gvproxy.tcp.connection import Connection, End
+from gvproxy.tcp.connection import Connection
+from gvproxy.tcp.states import End
 from taplink.vnet import Offload
 from tests.manual_loop import ManualLoop
 

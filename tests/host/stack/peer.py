@@ -4,7 +4,8 @@ import dpkt
 
 from gvproxy.stack.path import TcpPath
 from gvproxy.tcp import calls
-from gvproxy.tcp.connection import Connection, End
+from gvproxy.tcp.connection import Connection
+from gvproxy.tcp.states import End
 from taplink import vnet
 
 from .bench import OUTSIDE, Bench, Port, tcp

@@ -8,7 +8,8 @@ import pytest
 from gvproxy.stack import connections as module
 from gvproxy.stack.path import TcpPath
 from gvproxy.tcp import calls
-from gvproxy.tcp.connection import Connection, State
+from gvproxy.tcp.connection import Connection
+from gvproxy.tcp.states import State
 from gvproxy.wire import icmp
 from taplink.vnet import Offload
 

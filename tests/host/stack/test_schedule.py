@@ -7,7 +7,7 @@ import pytest
 
 from gvproxy.stack import schedule
 from gvproxy.stack.schedule import Schedule
-from gvproxy.tcp.connection import State
+from gvproxy.tcp.states import State
 
 
 @dataclass(eq=False)

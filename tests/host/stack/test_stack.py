@@ -9,7 +9,8 @@ import pytest
 from gvproxy.stack import stack as module
 from gvproxy.stack.path import TcpPath
 from gvproxy.tcp import calls
-from gvproxy.tcp.connection import Connection, State
+from gvproxy.tcp.connection import Connection
+from gvproxy.tcp.states import State
 from taplink import vnet
 from taplink.vnet import Offload
 

@@ -3,7 +3,7 @@
 import pytest
 
 from gvproxy.tcp import calls
-from gvproxy.tcp.connection import State
+from gvproxy.tcp.states import State
 from gvproxy.wire import icmp, ipv4
 
 from .bench import GUEST, OTHER_MAC, Bench, Port, ip

@@ -10,9 +10,10 @@ from math import inf
 from typing import NamedTuple
 
 from gvproxy.tcp import calls, input, output, timers
-from gvproxy.tcp.connection import Connection, Counters, End, State, Timer
+from gvproxy.tcp.connection import Connection, Counters
 from gvproxy.tcp.prediction import predict
 from gvproxy.tcp.seq import unwrap
+from gvproxy.tcp.states import End, State, Timer
 from gvproxy.wire import tcp as wire
 
 _PATTERN = bytes(range(251)) * 4200
@@ -277,10 +278,10 @@ class Bench:
         if c.state in (State.SYN_SENT, State.SYN_RECEIVED):
             assert c.timer is Timer.RETRANSMIT
         elif c.state is State.TIME_WAIT:
-            assert c.timer is Timer.TIME_WAIT
+            assert c.timer is Timer.LINGER
             assert c.user is None
         elif c.state is State.FIN_WAIT_2:
-            assert c.timer is Timer.FIN_WAIT_2 if c.user is None else c.resting
+            assert c.timer is Timer.LINGER if c.user is None else c.resting
         elif c.state is not State.LISTEN:
             if c.snd_una < c.snd_nxt:
                 assert c.timer in _ON_THE_WAY, "data is outstanding and no timer runs"

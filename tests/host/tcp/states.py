@@ -1,6 +1,6 @@
 """One builder a state: the shortest way there from nothing, itself a trace."""
 
-from gvproxy.tcp.connection import State
+from gvproxy.tcp.states import State
 
 from .trace import Trace
 

@@ -5,9 +5,10 @@ from dataclasses import fields
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gvproxy.tcp.connection import Connection, State
+from gvproxy.tcp.connection import Connection
 from gvproxy.tcp.input import Segment
 from gvproxy.tcp.seq import MASK
+from gvproxy.tcp.states import State
 from gvproxy.wire import tcp as wire
 
 from .bench import Bench, pattern

@@ -14,8 +14,9 @@ sent, and `A` nothing new (in SYN-RECEIVED: our SYN, for which everything else w
 
 import pytest
 
-from gvproxy.tcp.connection import Timer, flags_name
+from gvproxy.tcp.connection import flags_name
 from gvproxy.tcp.input import reset_reply
+from gvproxy.tcp.states import Timer
 from gvproxy.wire import tcp as wire
 
 from .bench import Sent, Told

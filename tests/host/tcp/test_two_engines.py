@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gvproxy.tcp import calls
-from gvproxy.tcp.connection import Connection, State
+from gvproxy.tcp.connection import Connection
 from gvproxy.tcp.input import Segment
+from gvproxy.tcp.states import State
 from gvproxy.wire import tcp as wire
 
 from .bench import Bench

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gvproxy.tcp.connection import State
+from gvproxy.tcp.states import State
 
 from ..states import WAYS, enter
 from ..trace import Trace
