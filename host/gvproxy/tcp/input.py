@@ -145,14 +145,15 @@ def _syn_sent(c: Connection, segment: Segment, now: float) -> None:
     if acceptable:
         c.snd_una = c.snd_nxt
         c.ack = ACK_NOW
-        _enter_established(c, now)
+        enter_established(c, now)
         _process_text(c, segment, c.rcv_nxt, now)
     else:
         c.state = SYN_RECEIVED  # simultaneous open
         output.emit_syn(c, now)
 
 
-def _enter_established(c: Connection, now: float) -> None:
+def enter_established(c: Connection, now: float) -> None:
+    """The handshake is complete; SND.UNA and SND.WND are those of the segment that says so."""
     c.state = ESTABLISHED
     c.counters.established += 1
     c.snd_wl1, c.snd_wl2 = c.rcv_nxt, c.snd_una
@@ -277,7 +278,7 @@ def _process_ack(c: Connection, segment: Segment, seq: int, now: float) -> bool:
             return False
         c.snd_una = ack
         c.snd_wnd = segment.window << c.snd_shift
-        _enter_established(c, now)
+        enter_established(c, now)
         return True
     if ack > c.snd_nxt or ack < c.snd_una - max(c.max_snd_wnd, 0xFFFF):
         _challenge(c, now)  # RFC 5961 §5
@@ -286,7 +287,7 @@ def _process_ack(c: Connection, segment: Segment, seq: int, now: float) -> bool:
         _process_losses(c, segment, ack, now)
         _update_window(c, segment, seq, ack, now)
     if c.fin_queued and c.snd_una > c.out.end:
-        return _fin_acknowledged(c, now)
+        return fin_acknowledged(c, now)
     return True
 
 
@@ -340,7 +341,8 @@ def _update_window(c: Connection, segment: Segment, seq: int, ack: int, now: flo
         c.rest(now)
 
 
-def _fin_acknowledged(c: Connection, now: float) -> bool:
+def fin_acknowledged(c: Connection, now: float) -> bool:
+    """Our FIN has arrived; False ends the segment's processing."""
     if c.state is FIN_WAIT_1:
         c.state = FIN_WAIT_2
         if c.user is None:
@@ -412,7 +414,7 @@ def _process_text(c: Connection, segment: Segment, seq: int, now: float) -> None
             if not c.early:
                 c.early = None
     if c.rcv_fin == c.rcv_nxt and (c.state in _TEXT):
-        _process_fin(c, now)
+        process_fin(c, now)
 
 
 def _report(c: Connection, left: int, right: int, now: float) -> None:
@@ -447,7 +449,8 @@ def deliver(c: Connection, payload: bytes | memoryview, now: float) -> None:
             c.ack = ACK_NOW
 
 
-def _process_fin(c: Connection, now: float) -> None:
+def process_fin(c: Connection, now: float) -> None:
+    """Eighth, check the FIN bit: the guest's stream ends here."""
     c.rcv_nxt += 1
     if c.rcv_adv < c.rcv_nxt:
         c.rcv_adv = c.rcv_nxt  # a FIN takes no buffer: it is welcome in a closed window

@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -36,6 +37,7 @@ _TROUBLE = [
     [(100, 0, None, 512, 1, wire.ACK)],
     [(0, 0, _PARTIAL, 512, 1, wire.ACK)],
 ]
+_FIN = [(0, 0, 0, 511, 1, wire.ACK | wire.FIN)]
 _steps = st.one_of(
     st.sampled_from(_TROUBLE),
     st.sampled_from(_TROUBLE),
@@ -43,7 +45,7 @@ _steps = st.one_of(
     st.lists(_segments, min_size=1, max_size=4),
     st.tuples(st.just("send"), st.sampled_from([1, 1000, 1448, 20000, 70000])),
     st.tuples(st.just("advance"), st.sampled_from([0.001, 0.02, 0.3])),
-    st.tuples(st.sampled_from(["keep", "take", "room"]), st.just(0)),
+    st.tuples(st.sampled_from(["keep", "take", "room", "shutdown"]), st.just(0)),
 )
 
 
@@ -86,16 +88,40 @@ def _batch(bench: Bench, shapes: list[tuple[int, int, int | None, int, int, int]
 
 
 @settings(max_examples=400)
-@example(False, False, [("send", 1000), ("advance", 0.3), [(100, 0, None, 0, 1, wire.ACK)]])
-@example(False, False, [("send", 20000), _TROUBLE[0], [(100, 0, _PARTIAL, 512, 1, wire.ACK)]])
-@given(wrapping=st.booleans(), interactive=st.booleans(), steps=st.lists(_steps, max_size=25))
+@example(
+    "SYN_RECEIVED", False, False, [[(0, 0, 0, 512, 1, wire.ACK)], [(9, 0, 0, 512, 1, wire.ACK)]]
+)
+@example("FIN_WAIT_1", False, False, [_FIN])
+@example("FIN_WAIT_1", False, False, [[(100, 0, 0, 512, 1, wire.ACK | wire.FIN)]])
+@example("ESTABLISHED", False, False, [("send", 70000), ("shutdown", 0), _FIN])
+@example(
+    "ESTABLISHED",
+    False,
+    False,
+    [("send", 1000), ("advance", 0.3), [(100, 0, None, 0, 1, wire.ACK)]],
+)
+@example(
+    "ESTABLISHED",
+    False,
+    False,
+    [("send", 20000), _TROUBLE[0], [(100, 0, _PARTIAL, 512, 1, wire.ACK)]],
+)
+@given(
+    begin=st.sampled_from(["ESTABLISHED", "ESTABLISHED", "SYN_RECEIVED", "FIN_WAIT_1"]),
+    wrapping=st.booleans(),
+    interactive=st.booleans(),
+    steps=st.lists(_steps, max_size=25),
+)
 def test_same_effect_either_way(
-    wrapping: bool, interactive: bool, steps: list[list[tuple[int, ...]] | tuple[str, float]]
+    begin: str,
+    wrapping: bool,
+    interactive: bool,
+    steps: list[list[tuple[int, ...]] | tuple[str, float]],
 ) -> None:
     iss, irs = (2**32 - 5000, 2**32 - 3000) if wrapping else (1000, 2000)
     benches = []
     for predicting in (False, True):
-        bench = enter(Trace(iss=iss, irs=irs, predicting=predicting), "ESTABLISHED").bench
+        bench = enter(Trace(iss=iss, irs=irs, predicting=predicting), begin).bench
         bench.c.interactive = interactive
         benches.append(bench)
     general, predicted = benches
@@ -125,3 +151,18 @@ def test_expected_segments_are_taken(established: Trace) -> None:
     bench.arrives(*_batch(bench, shapes))
     bench.log.clear()
     assert bench.predicted == (4 if bench.predicting else 0)
+
+
+@pytest.mark.parametrize(
+    ("begin", "flags", "then"),
+    [
+        ("SYN_RECEIVED", wire.ACK, State.ESTABLISHED),
+        ("FIN_WAIT_1", wire.ACK | wire.FIN, State.TIME_WAIT),
+    ],
+)
+def test_the_ends_of_a_short_connection_are_expected(begin: str, flags: int, then: State) -> None:
+    bench = enter(Trace(predicting=True), begin).bench
+    bench.predicted = 0
+    bench.arrives(*_batch(bench, [(0, 0, 0, 512, 1, flags)]))
+    assert bench.c.state is then
+    assert bench.predicted == 1
