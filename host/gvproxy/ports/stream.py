@@ -154,10 +154,13 @@ class StreamPort:
             self._flush_due = True
             self._loop.call_soon(self._flush_turn)
 
-    def _flush_turn(self) -> None:
-        self._flush_due = False
+    def flush(self) -> None:
         if not self._blocked and self._closed is not None:
             self._flush()
+
+    def _flush_turn(self) -> None:
+        self._flush_due = False
+        self.flush()
 
     def _flush(self) -> None:
         """Send the queue, as far as the socket takes it."""

@@ -87,6 +87,10 @@ class Connections:
 
     # What the stack calls
 
+    def hurry(self, now: float) -> bool:
+        """Acknowledge what guests in trouble wait for; tell whether there was any."""
+        return bool([c for c in self._touched if output.hurry(c, now)])
+
     def flush(self, now: float) -> None:
         """End a batch for every connection that was touched."""
         while self._touched:

@@ -22,6 +22,9 @@ class Port(Protocol):
     congested: bool
     """True while its queue is so full that bulk data should wait for `Stack.port_ready`."""
 
+    def flush(self) -> None:
+        """Send what waits for the end of the batch."""
+
     def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
         """Queue one frame, or drop and count it when the queue is full.
 

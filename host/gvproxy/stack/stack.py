@@ -30,6 +30,8 @@ from taplink import vnet
 _EXPECTED = Struct("!14sBxH2xHxB2x12sIIHH4xIII")
 _TIMESTAMPED = (tcp.SIZE + tcp.TIMESTAMPS.size) >> 2 << 12
 _SHAPE = 0xF000 | tcp.SYN
+PLAIN_FRAMES = 16
+"""Single segments that are taken before the first is acknowledged, where that is urgent."""
 _TRUSTED = vnet.F_NEEDS_CSUM | vnet.F_DATA_VALID
 
 
@@ -72,9 +74,18 @@ class Stack:
     def receive(self, port: Port, frames: list[memoryview], now: float) -> None:
         """Take a batch of frames from a port; the views are not kept."""
         try:
-            self._batch(port, frames, now)
+            if port.offload:
+                self._take(port, frames, now)
+            else:
+                for first in range(0, len(frames), PLAIN_FRAMES):
+                    self._take(port, frames[first : first + PLAIN_FRAMES], now)
         finally:
             self.connections.flush(now)
+
+    def _take(self, port: Port, frames: list[memoryview], now: float) -> None:
+        self._batch(port, frames, now)
+        if self.connections.hurry(now):
+            port.flush()
 
     def _batch(self, port: Port, frames: list[memoryview], now: float) -> None:
         offset = port.offset

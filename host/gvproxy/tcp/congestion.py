@@ -14,6 +14,13 @@ INITIAL_WINDOW = 65536
 
 It is not restored after an idle time (RFC 5681 §4.1) either: the port's own queue bounds a burst.
 """
+LEAST_WINDOW = 2 * INITIAL_WINDOW
+"""What a loss alone leaves of a window that was larger: two super-frames.
+
+Of a single one that is lost no acknowledgment tells, only a timer.  Deviation: RFC 9438 §4.6 goes
+on down to two segments; here a timeout does, which is what a guest that forwards to a narrow path
+is in for.
+"""
 MAX_WINDOW = 16 << 20
 """Past what any receiver offers (Linux: tcp_rmem, 6 MiB); keeps the number small for ever."""
 
@@ -85,8 +92,9 @@ class Cubic:
         self.cwnd = ceil(max(grown, min(self._friendly, cwnd + count)))
 
     def lost(self, flight: int, now: float) -> None:
+        least = min(self.cwnd, LEAST_WINDOW)
         self._reduce(flight)
-        self.cwnd = self.ssthresh
+        self.cwnd = self.ssthresh = max(self.ssthresh, least)
 
     def timed_out(self, flight: int, now: float) -> None:
         self._reduce(flight)

@@ -203,6 +203,7 @@ class Connection:
     tune_end: int = 0  # when rcv_nxt gets there, rcv_limit is looked at again
     tune_at: float = 0.0  # when it was looked at
     rcv_shift: int = 0
+    hurry_until: int = 0  # where losses keep the guest's window small: until rcv_nxt gets there
     rcv_fin: int = -1  # where the guest's stream ends, from a FIN that came ahead of a gap
     fin_seen: bool = False
     repeated: tuple[int, int] | None = None  # what came once more, for D-SACK

@@ -34,6 +34,8 @@ from gvproxy.wire import tcp as wire
 
 CHALLENGE_INTERVAL = 0.1
 """Seconds between two challenge ACKs of one connection (RFC 5961 §7 wants a limit)."""
+HURRY = 8 << 20
+"""Bytes after a gap for which acknowledgments leave as early as they can (`output.hurry`)."""
 PAWS_IDLE = 24 * 86400.0
 """Seconds after which a guest's clock of 1 ms may have gone once around (RFC 7323 §5.5)."""
 
@@ -177,7 +179,10 @@ def _otherwise(c: Connection, segment: Segment, now: float) -> None:
     seq = unwrap(segment.seq, c.rcv_nxt)
     if c.state is SYN_RECEIVED and segment.flags & wire.SYN and seq == c.irs:
         if not segment.flags & wire.ACK:
-            output.emit_syn(c, now)  # our SYN-ACK was lost
+            # Our SYN-ACK was lost.  The time of this SYN is what the guest can measure by.
+            if c.timestamps and segment.options.timestamps is not None:
+                c.ts_recent, c.ts_recent_at = segment.options.timestamps[0], now
+            output.emit_syn(c, now)
             return
         # Simultaneous open, line 7 of figure 7: the SYN is known, what counts is the ACK.
         segment.flags &= ~wire.SYN
@@ -286,6 +291,9 @@ def _process_ack(c: Connection, segment: Segment, seq: int, now: float) -> bool:
     if ack >= c.snd_una:
         _process_losses(c, segment, ack, now)
         _update_window(c, segment, seq, ack, now)
+    elif c.sack and segment.options.sack:
+        # It was overtaken, and what it says of single segments may be news, D-SACK above all.
+        recovery.take_sack(c, segment.options.sack, ack, now)
     if c.fin_queued and c.snd_una > c.out.end:
         return fin_acknowledged(c, now)
     return True
@@ -429,6 +437,7 @@ def _keep_early(c: Connection, seq: int, payload: bytes | memoryview, now: float
     """Keep payload that came ahead of a gap; what is there already is reported as repeated."""
     if c.early is None:
         c.early = Reassembly()
+    c.hurry_until = c.rcv_nxt + HURRY
     before = c.early.size
     if not c.early.add(seq, payload):
         _report(c, seq, seq + len(payload), now)

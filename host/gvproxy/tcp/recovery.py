@@ -40,7 +40,10 @@ def acknowledged(c: Connection, ack: int, now: float) -> bool:
         c.congestion.acknowledged(count, outstanding, c.rtt.srtt, now)
     if c.recovering:
         if ack >= c.recover:
-            _leave(c)
+            if c.resent_at < 0:
+                _undo(c)  # it has all come before anything was sent again
+            else:
+                _leave(c)
         elif not c.sack and not c.timed_out:
             c.flight.lose_first(c.mss)  # a partial acknowledgment: the next hole (RFC 6582 §3.2)
     c.await_ack(now)

@@ -41,6 +41,9 @@ class Cable:
         self._there = there
         self._frames: list[bytes] = []
 
+    def flush(self) -> None:
+        pass
+
     def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
         if not self._frames:
             self._loop.call_soon(self._arrive)

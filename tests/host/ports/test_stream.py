@@ -231,6 +231,22 @@ def test_a_frame_goes_out_with_the_next_turn(bench: Bench) -> None:
     assert bench.port._size == 0
 
 
+def test_what_is_urgent_leaves_in_the_middle_of_a_batch(bench: Bench) -> None:
+    read = []
+
+    def receive() -> None:
+        bench.port.send(vnet.PLAIN, b"urgent")
+        bench.port.flush()
+        read.append(bench.read())
+
+    bench.stack.on_receive = receive
+    bench.guest.send(bench.pack(b"one"))
+    bench.loop.until(lambda: read)
+    assert read == [bench.pack(b"urgent")]
+    bench.close()
+    bench.port.flush()
+
+
 def test_a_virtio_header_goes_out_with_its_frame() -> None:
     bench = Bench(TAPLINK).start()
     meta = vnet.HEADER.pack(1, 1, 66, 1448, 34, 16, 0)

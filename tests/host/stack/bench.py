@@ -36,6 +36,10 @@ class Port:
         self.offload = int(offload)
         self.congested = self.attached = False
         self.sent: list[tuple[bytes, bytes]] = []
+        self.flushed = 0
+
+    def flush(self) -> None:
+        self.flushed = len(self.sent)
 
     def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
         assert len(meta) == vnet.SIZE

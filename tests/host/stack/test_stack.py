@@ -237,6 +237,60 @@ def test_a_batch_is_acknowledged_once() -> None:
     assert len(one.user.data) == len(two.user.data) == 14_480
 
 
+@pytest.mark.parametrize("offload", [Offload.NONE, ALL])
+def test_a_guest_with_losses_is_acknowledged_before_its_data_is_handed_over(
+    offload: Offload,
+) -> None:
+    bench = Bench(offload)
+    peer = Peer(bench).connect()
+    lost, late = peer.data(b"a" * 1448), peer.data(b"b" * 1448)
+    peer.give(late)
+    peer.give(lost)
+    flushed = []
+    take = peer.user.received
+
+    def received(views: list[memoryview | bytes], now: float) -> int:
+        flushed.append(bench.port.flushed)
+        return take(views, now)
+
+    peer.user.received = received  # type: ignore[method-assign]
+    (ack,) = peer.give(peer.data(b"c" * 1448), peer.data(b"d" * 1448))
+    assert flushed == [1], "one frame had left by then"
+    assert peer.user.data == b"".join(bytes((letter,)) * 1448 for letter in b"abcd")
+    assert ack.flags == ACK
+
+
+@pytest.mark.parametrize("sizes", [(100,), (60_000, 60_000, 60_000)])
+def test_it_is_not_where_that_would_cost_a_segment_or_the_window(
+    sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer may carry the acknowledgment; what is not handed over is missing in the window."""
+    bench = Bench(ALL)
+    peer = Peer(bench).connect()
+    lost, late = peer.data(bytes(1448)), peer.data(bytes(1448))
+    peer.give(late)
+    peer.give(lost)
+    monkeypatch.delattr(type(bench.port), "flush")
+    peer.meta = vnet.HEADER.pack(vnet.F_NEEDS_CSUM, vnet.GSO_TCPV4, 66, 1448, TCP, 16, 0)
+    peer.give(*(peer.data(bytes(size)) for size in sizes))
+
+
+def test_a_guest_without_losses_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    peer = Peer(bench).connect()
+    monkeypatch.delattr(type(bench.port), "flush")
+    assert len(peer.give(*(peer.data(bytes(1448)) for _ in range(40)))) == 1
+
+
+def test_single_segments_are_acknowledged_by_sixteen_after_a_loss() -> None:
+    bench = Bench()
+    peer = Peer(bench).connect()
+    lost, late = peer.data(bytes(1448)), peer.data(bytes(1448))
+    peer.give(late)
+    peer.give(lost)
+    assert len(peer.give(*(peer.data(bytes(1448)) for _ in range(40)))) == 3
+
+
 def test_no_view_outlives_a_batch_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench()
     peer = Peer(bench).connect()

@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from gvproxy.tcp import rtt
+from gvproxy.tcp import congestion, rtt
 
 from .states import enter
 from .trace import Trace
@@ -15,6 +15,12 @@ def _probes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Leave the tail's probe out of the traces that are about something else."""
     if request.node.get_closest_marker("probes") is None:
         monkeypatch.setattr(rtt, "MIN_PTO", inf)
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let losses take the window down as far as RFC 9438 does, from the initial one on."""
+    monkeypatch.setattr(congestion, "LEAST_WINDOW", 0)
 
 
 @pytest.fixture(params=["general", "predicted"])

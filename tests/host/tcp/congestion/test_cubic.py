@@ -2,7 +2,7 @@
 
 import pytest
 
-from gvproxy.tcp.congestion import MAX_WINDOW, Cubic
+from gvproxy.tcp.congestion import LEAST_WINDOW, MAX_WINDOW, Cubic
 
 MSS = 1448
 
@@ -64,12 +64,14 @@ def test_window_has_an_end() -> None:
     assert path.cubic.cwnd == MAX_WINDOW
 
 
+@pytest.mark.usefixtures("narrow")
 def test_loss_takes_three_tenths() -> None:
     path = Path(100, 0.1)
     path.lose()
     assert path.cubic.cwnd == path.cubic.ssthresh == pytest.approx(70 * MSS, abs=1)
 
 
+@pytest.mark.usefixtures("narrow")
 def test_loss_counts_what_was_on_its_way() -> None:
     """Not a window that was not used (RFC 5681 §3.1, equation 4)."""
     path = Path(100, 0.1)
@@ -77,6 +79,20 @@ def test_loss_counts_what_was_on_its_way() -> None:
     assert path.cubic.cwnd == pytest.approx(35 * MSS, abs=1)
 
 
+@pytest.mark.parametrize("segments", [200, 100, 90, 40])
+def test_loss_leaves_two_super_frames_of_a_window(segments: int) -> None:
+    """Of more than that, and all of less; a timeout starts over all the same."""
+    path = Path(segments, 0.1)
+    before = path.cubic.cwnd
+    path.lose()
+    least = min(before, LEAST_WINDOW)
+    assert path.cubic.cwnd == path.cubic.ssthresh == max(int(before * 0.7), least)
+    path.cubic.timed_out(path.cubic.cwnd, path.now)
+    assert path.cubic.cwnd == MSS
+    assert path.cubic.ssthresh == int(max(int(before * 0.7), least) * 0.7)
+
+
+@pytest.mark.usefixtures("narrow")
 def test_loss_leaves_two_segments() -> None:
     path = Path(2, 0.1)
     path.lose()
@@ -92,6 +108,7 @@ def test_the_way_back_is_a_cubic() -> None:
         assert path.turn() == pytest.approx(_cubic(1000, 0.1 * (turn + 1)), rel=1e-3)
 
 
+@pytest.mark.usefixtures("narrow")
 def test_no_slower_than_reno() -> None:
     """§4.3: on a short path 0.53 segments a round trip, from the last maximum on a whole one."""
     path = Path(40, 0.001)

@@ -1,9 +1,12 @@
 """Opening a connection: RFC 9293 §3.5, §3.10.7.2, §3.10.7.3."""
 
+from typing import cast
+
 import pytest
 
 from gvproxy.tcp.states import State
 
+from ..bench import Sent
 from ..states import WAYS, enter
 from ..trace import Trace
 
@@ -141,14 +144,26 @@ def test_syn_ack_is_sent_again_with_back_off(trace: Trace) -> None:
     """RFC 6298 §5.5, and no measurement is taken of it (Karn); then §5.7: 3 s for data."""
     enter(trace, "SYN_RECEIVED")(
         """
-        +1   > S. 0 ack 1
-        +2   > S. 0 ack 1
+        +1.2 > S. 0 ack 1
+        +2.2 > S. 0 ack 1
         +0.3 < . 1 ack 1
              ? established
              = srtt 0
              = rto 3
         """
     )
+
+
+def test_the_guests_syn_comes_again_first(trace: Trace) -> None:
+    """It measures by our answer: an answer to its first SYN would tell of a second's round trip."""
+    bench = enter(trace, "SYN_RECEIVED").bench
+    bench.advance(bench.now + 1.1)
+    again = trace.segment("S 0 [mss 1460 ws 7 sackok ts]")
+    bench.arrives(again)
+    answer = cast(Sent, bench.log.pop())
+    assert again.options.timestamps is not None
+    assert answer.options.timestamps is not None
+    assert answer.options.timestamps[1] == again.options.timestamps[0]
 
 
 def test_lost_syn_ack_is_sent_again_when_the_syn_comes_again(trace: Trace) -> None:
@@ -167,14 +182,14 @@ def test_syn_ack_is_given_up(trace: Trace) -> None:
     """As patient as with a SYN: three minutes (RFC 9293 MUST-23)."""
     enter(trace, "SYN_RECEIVED")(
         """
-        +1  > S. 0 ack 1
-        +2  > S. 0 ack 1
-        +4  > S. 0 ack 1
-        +8  > S. 0 ack 1
-        +16 > S. 0 ack 1
-        +32 > S. 0 ack 1
-        +60 > S. 0 ack 1
-        +60 > R. 1 ack 1
+        +1.2  > S. 0 ack 1
+        +2.2  > S. 0 ack 1
+        +4.2  > S. 0 ack 1
+        +8.2  > S. 0 ack 1
+        +16.2 > S. 0 ack 1
+        +32.2 > S. 0 ack 1
+        +60.2 > S. 0 ack 1
+        +60.2 > R. 1 ack 1
             ? ended TIMED_OUT
         """
     )
@@ -350,6 +365,6 @@ def test_syn_ack_that_comes_again_takes_no_window_back(trace: Trace) -> None:
         """
              < . 70000 ack 1
              > . 1 ack 1
-        +1   > S. 0 ack 1
+        +1.2 > S. 0 ack 1
         """
     )

@@ -76,7 +76,7 @@ def test_simultaneous_open_is_sent_again(trace: Trace) -> None:
         """
              < S 0 [mss 1460 ws 7 sackok ts]
              > S. 0 ack 1
-        +1   > S. 0 ack 1 [mss 1460 ws 7 sackok ts]
+        +1.2 > S. 0 ack 1 [mss 1460 ws 7 sackok ts]
         """
     )
 

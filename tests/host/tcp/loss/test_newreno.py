@@ -1,6 +1,10 @@
 """Losses toward a guest without SACK: RFC 5681 §3.2, RFC 6582."""
 
+import pytest
+
 from ..trace import Trace
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def test_third_duplicate_retransmits(without_sack: Trace) -> None:

@@ -5,7 +5,7 @@ import pytest
 from ..states import enter
 from ..trace import Trace
 
-pytestmark = pytest.mark.probes
+pytestmark = [pytest.mark.probes, pytest.mark.usefixtures("narrow")]
 
 
 def test_a_lost_tail_costs_a_probe(established: Trace) -> None:
@@ -150,8 +150,8 @@ def test_no_probe_while_recovering(established: Trace) -> None:
 def test_no_probe_before_a_round_trip_is_known(trace: Trace) -> None:
     enter(trace, "SYN_RECEIVED")(
         """
-        +1 > S. 0 ack 1
-           < . 1 ack 1
+        +1.2 > S. 0 ack 1
+             < . 1 ack 1
            ? established
            ! send 100
            > P. 1:101 ack 1

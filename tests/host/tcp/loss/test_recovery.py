@@ -4,6 +4,8 @@ import pytest
 
 from ..trace import Trace
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 def test_what_is_sent_again_keeps_to_the_congestion_window(established: Trace) -> None:
     """RFC 6675 §5: what counts as lost is not on its way, what was sent again is."""

@@ -6,6 +6,8 @@ from gvproxy.tcp import flight, output
 
 from ..trace import Trace
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 def test_three_segments_behind_a_gap_retransmit_it(established: Trace) -> None:
     established(
@@ -160,6 +162,40 @@ def test_a_recovery_for_nothing_is_taken_back(established: Trace) -> None:
               = cwnd 65536
               = undone 1
               = recovering False
+        """
+    )
+
+
+def test_a_recovery_that_sent_nothing_again_is_taken_back(established: Trace) -> None:
+    """What counted as lost has come before its turn: the batch had the news of both."""
+    established(
+        """
+        +0.01 ! send 14480
+              > P. 1:14481 ack 1
+        +0.01 < . 1 ack 1 [sack 4345:14481]
+              & . 1 ack 14481
+              = cwnd 65536
+              = undone 1
+              = recovering False
+        """
+    )
+
+
+def test_a_report_on_an_overtaken_acknowledgment_counts(established: Trace) -> None:
+    """D-SACK is in one segment only, and that may come late."""
+    established(
+        """
+        +0.01 ! send 14480
+              > P. 1:14481 ack 1
+        +0.01 < . 1 ack 1 [sack 4345:14481]
+              > . 1:4345 ack 1
+              ! send 1448
+              > P. 14481:15929 ack 1
+        +0.01 < . 1 ack 15929
+              = cwnd 10136
+              < . 1 ack 14481 [sack 1:4345]
+              = cwnd 65536
+              = undone 1
         """
     )
 

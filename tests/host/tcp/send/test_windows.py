@@ -1,5 +1,7 @@
 """What both windows allow, where the simple cases end: RFC 9293 §3.8.6, SHLD-15 to SHLD-17."""
 
+import pytest
+
 from ..states import enter
 from ..trace import Trace
 
@@ -19,6 +21,7 @@ def test_new_data_waits_for_a_window_that_shrank(established: Trace) -> None:
     )
 
 
+@pytest.mark.usefixtures("narrow")
 def test_what_has_arrived_makes_room(established: Trace) -> None:
     """RFC 6675 §5: it is not on its way any more, and the user may go on."""
     established(
