@@ -89,7 +89,7 @@ class Connections:
 
     def hurry(self, now: float) -> bool:
         """Acknowledge what guests in trouble wait for; tell whether there was any."""
-        return bool([c for c in self._touched if output.hurry(c, now)])
+        return bool([c for c in self._touched if output.hurry(c, now, 0)])
 
     def flush(self, now: float) -> None:
         """End a batch for every connection that was touched."""

@@ -3,7 +3,8 @@
 `_batch` is the hot path: one struct unpacks Ethernet, IPv4 and TCP of the expected segment, the
 raw bytes of addresses and ports find its connection, and `prediction` takes it, or `tcp.input`
 where its contents are a surprise.  Whatever looks different goes through `_frame`, layer by layer.
-At the batch's end each connection that was touched hands its data over and acknowledges once.
+At the batch's end each connection that was touched hands its data over and acknowledges once, but
+for one whose guest has lost something: that hears sooner.
 
 Who is behind an address is registered with the layers: `connections.listeners`, `udp.handlers` for
 the addresses that are the gateway's own, and their `forward`, with `ip.forward_echo`, for all
@@ -21,6 +22,7 @@ from gvproxy.stack.port import Port, StackConfig, StackCounters
 from gvproxy.stack.switch import Switch
 from gvproxy.stack.udp import Udp
 from gvproxy.tcp.input import Segment, segment_arrives
+from gvproxy.tcp.output import hurry
 from gvproxy.tcp.prediction import predict
 from gvproxy.wire import ethernet, ipv4, tcp
 from taplink import vnet
@@ -30,8 +32,8 @@ from taplink import vnet
 _EXPECTED = Struct("!14sBxH2xHxB2x12sIIHH4xIII")
 _TIMESTAMPED = (tcp.SIZE + tcp.TIMESTAMPS.size) >> 2 << 12
 _SHAPE = 0xF000 | tcp.SYN
-PLAIN_FRAMES = 16
-"""Single segments that are taken before the first is acknowledged, where that is urgent."""
+HURRY_SEGMENTS = 4
+"""Text whose acknowledgment does not wait for the batch's end where it is urgent."""
 _TRUSTED = vnet.F_NEEDS_CSUM | vnet.F_DATA_VALID
 
 
@@ -74,18 +76,11 @@ class Stack:
     def receive(self, port: Port, frames: list[memoryview], now: float) -> None:
         """Take a batch of frames from a port; the views are not kept."""
         try:
-            if port.offload:
-                self._take(port, frames, now)
-            else:
-                for first in range(0, len(frames), PLAIN_FRAMES):
-                    self._take(port, frames[first : first + PLAIN_FRAMES], now)
+            self._batch(port, frames, now)
+            if self.connections.hurry(now):
+                port.flush()
         finally:
             self.connections.flush(now)
-
-    def _take(self, port: Port, frames: list[memoryview], now: float) -> None:
-        self._batch(port, frames, now)
-        if self.connections.hurry(now):
-            port.flush()
 
     def _batch(self, port: Port, frames: list[memoryview], now: float) -> None:
         offset = port.offset
@@ -136,6 +131,10 @@ class Stack:
                             options = tcp.Options(timestamps=(tsval, tsecr))
                             segment = Segment(seq, ack, flags, window, options, payload)
                             segment_arrives(connection, segment, now)
+                        if connection.rcv_nxt < connection.hurry_until and hurry(
+                            connection, now, HURRY_SEGMENTS
+                        ):
+                            port.flush()
                         continue
             self._frame(port, frame, offset, now)
         self.counters.ip_in += expected

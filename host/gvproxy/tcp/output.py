@@ -126,13 +126,18 @@ def acknowledge(c: Connection, now: float) -> None:
     emit(c, acceptable_seq(c), wire.ACK, b"", now)
 
 
-def hurry(c: Connection, now: float) -> bool:
-    """Acknowledge at once, before what came in is handed over, if the guest may wait for it.
+def hurry(c: Connection, now: float, segments: int) -> bool:
+    """Acknowledge `segments` or more before they are handed over, if the guest may wait for it.
 
     To hand over takes as long as an acknowledgment's way, and where losses keep the guest's window
     small, it waits for each.  What is not handed over yet is missing in the window.
     """
-    if c.rcv_nxt < c.hurry_until and c.ack is ACK_NOW and c.rcv_held <= c.rcv_limit >> 3:
+    if (
+        c.rcv_nxt < c.hurry_until
+        and c.ack is ACK_NOW
+        and c.rcv_nxt - c.rcv_acked >= segments * c.mss
+        and c.rcv_held <= c.rcv_limit >> 1
+    ):
         acknowledge(c, now)
         return True
     return False
