@@ -19,7 +19,8 @@ class HangUps:
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
-        self._epoll: select.epoll | None = None  # from the first registration on
+        self._epoll = select.epoll() if hasattr(select, "epoll") else None
+        self._begun = False  # the loop watches the epoll, from the first registration on
         self._timer: TimerHandle | None = None
         self._new: dict[int, Callable[[], None]] = {}
         self._watched: dict[int, Callable[[], None]] = {}
@@ -27,7 +28,7 @@ class HangUps:
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
         """Call back when the other side of `fd` resets, or has, until `forget`."""
         self._new[fd] = callback
-        if self._timer is None and hasattr(select, "epoll"):
+        if self._timer is None and self._epoll is not None:
             self._timer = self._loop.call_later(DELAY, self._register)
 
     def forget(self, fd: int) -> None:
@@ -42,18 +43,19 @@ class HangUps:
             self._timer.cancel()
             self._timer = None
         if self._epoll is not None:
-            self._loop.remove_reader(self._epoll.fileno())
+            if self._begun:
+                self._loop.remove_reader(self._epoll.fileno())
             self._epoll.close()
             self._epoll = None
 
     def _register(self) -> None:
         self._timer = None
+        assert self._epoll is not None
         new, self._new = self._new, {}
-        if new and self._epoll is None:
-            self._epoll = select.epoll()
+        if new and not self._begun:
+            self._begun = True
             self._loop.add_reader(self._epoll.fileno(), self._ready)
         for fd, callback in new.items():
-            assert self._epoll is not None
             self._watched[fd] = callback
             self._epoll.register(fd, 0)  # EPOLLERR and EPOLLHUP are always told
 

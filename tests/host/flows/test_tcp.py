@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import select
 import socket
 from contextlib import suppress
@@ -347,6 +348,20 @@ def test_a_reset_after_the_outside_has_ended(
     guest.loop.advance(2 * hangups.DELAY - before)
     guest.loop.until(lambda: "RESET" in sock.told)
     assert not guest.tcp.open
+
+
+def test_watching_for_resets_takes_no_further_descriptor(
+    guest: Guest, server: socket.socket
+) -> None:
+    """One for all of them is there from the start: what is counted later is the flows'."""
+    _, outside = open_pair(guest, server)
+    with outside:
+        before = len(os.listdir("/proc/self/fd"))
+        (flow,) = guest.tcp.open
+        guest.tcp.hangups.watch(flow._fd, lambda: None)
+        guest.loop.advance(2 * hangups.DELAY)
+        assert len(os.listdir("/proc/self/fd")) == before
+        guest.tcp.hangups.forget(flow._fd)
 
 
 def test_urgent_data_stays_in_the_stream(guest: Guest, server: socket.socket) -> None:
