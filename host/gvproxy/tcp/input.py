@@ -180,8 +180,7 @@ def _otherwise(c: Connection, segment: Segment, now: float) -> None:
     if c.state is SYN_RECEIVED and segment.flags & wire.SYN and seq == c.irs:
         if not segment.flags & wire.ACK:
             # Our SYN-ACK was lost.  The time of this SYN is what the guest can measure by.
-            if c.timestamps and segment.options.timestamps is not None:
-                c.ts_recent, c.ts_recent_at = segment.options.timestamps[0], now
+            _take_timestamp(c, segment, now)
             output.emit_syn(c, now)
             return
         # Simultaneous open, line 7 of figure 7: the SYN is known, what counts is the ACK.
@@ -202,10 +201,14 @@ def _otherwise(c: Connection, segment: Segment, now: float) -> None:
     keep = seq <= c.rcv_acked
     if not _process_ack(c, segment, seq, now):
         return
-    if keep and c.timestamps and segment.options.timestamps is not None:
-        # RFC 7323 §5.3 R3, yet of a segment that has passed all checks.
-        c.ts_recent, c.ts_recent_at = segment.options.timestamps[0], now
+    if keep:
+        _take_timestamp(c, segment, now)  # RFC 7323 §5.3 R3, yet behind all other checks
     _process_text(c, segment, seq, now)
+
+
+def _take_timestamp(c: Connection, segment: Segment, now: float) -> None:
+    if c.timestamps and segment.options.timestamps is not None:
+        c.ts_recent, c.ts_recent_at = segment.options.timestamps[0], now
 
 
 def _unacceptable(c: Connection, segment: Segment, seq: int, now: float) -> None:
