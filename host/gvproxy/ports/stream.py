@@ -1,15 +1,16 @@
 """A guest behind a byte stream: frames in from one large read, frames out in one `sendmsg`.
 
-Out: frames are queued, and the queue leaves at the end of the batch that made it, or with the
-loop's next turn.  A queue past `HIGH_WATER` says "congested", on which connections stop sending;
-a queue past `LIMIT` drops, as a cable would.  A guest that does not read costs that much and
-nothing else.
+Out: frames are queued, and the queue leaves at the end of the batch that made it, with the loop's
+next turn, or as soon as it is long.  A queue past `HIGH_WATER` says "congested", on which
+connections stop sending; a queue past `LIMIT` drops, as a cable would.  A guest that does not read
+costs that much and nothing else.
 """
 
 import logging
 import socket
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -26,6 +27,11 @@ HIGH_WATER = 2 << 20  # bytes
 LOW_WATER = 512 << 10
 LIMIT = 8 << 20
 MAX_BUFFERS = 1024  # Linux: UIO_MAXIOV
+EARLY_SUPER_FRAMES = 128 << 10
+EARLY_SEGMENTS = 24 << 10
+"""Bytes that do not wait for the end of their batch: making them took some 50 µs, and while more
+are made, the guest can read these.  A third more at one segment in a thousand lost (`bench-loss`).
+"""
 
 
 @dataclass(slots=True)
@@ -77,6 +83,7 @@ class StreamPort:
         self._closed: Callable[[StreamPort, str], None] | None = closed
         self._queue: list[bytes | memoryview] = []
         self._size = 0
+        self._early = EARLY_SUPER_FRAMES if self.offset else EARLY_SEGMENTS
         self._flush_due = False
         self._blocked = False  # waiting for the socket to take more
 
@@ -150,7 +157,13 @@ class StreamPort:
         self._size += size + self._overhead
         if self._size > HIGH_WATER:
             self.congested = True
-        if not self._flush_due and not self._blocked:
+        if self._blocked:
+            return
+        if self._size >= self._early:
+            # Only that: whoever sends is in the midst of it, and hears what follows a turn later.
+            with suppress(OSError):
+                self._write()
+        if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush_turn)
 
@@ -163,7 +176,18 @@ class StreamPort:
         self.flush()
 
     def _flush(self) -> None:
-        """Send the queue, as far as the socket takes it."""
+        """Send the queue, and do what follows: let connections send again, or end."""
+        try:
+            self._write()
+        except OSError as error:
+            self.close(reason(error))
+            return
+        if self.congested and self._size < LOW_WATER:
+            self.congested = False
+            self._stack.port_ready(self, self._loop.time())
+
+    def _write(self) -> None:
+        """Send the queue, as far as the socket takes it; raises OSError when the link is gone."""
         queue = self._queue
         while queue:
             batch = queue[:MAX_BUFFERS]
@@ -171,14 +195,11 @@ class StreamPort:
                 count = self._sock.sendmsg(batch)
             except (BlockingIOError, InterruptedError):
                 self._block()
-                break
-            except OSError as error:
-                self.close(reason(error))
                 return
             self._size -= count
             if not self._size:
                 queue.clear()
-                break
+                return
             sent = 0
             for buffer in batch:
                 if count < len(buffer):
@@ -188,9 +209,6 @@ class StreamPort:
             del queue[:sent]
             if count:
                 queue[0] = memoryview(queue[0])[count:]
-        if self.congested and self._size < LOW_WATER:
-            self.congested = False
-            self._stack.port_ready(self, self._loop.time())
 
     def _block(self) -> None:
         if not self._blocked:

