@@ -37,17 +37,16 @@ class Schedule:
         connection.scheduled_at = at
         self._count += 1
         heappush(self._heap, (at, self._count, connection))
+        self._tidy()
         if self._heap[0][0] == at:
             self._wake(at)
 
     def forget(self, connection: Connection) -> None:
-        """Let go of a connection that is closed; stale entries go in bulk, when they are many."""
+        """Let go of a connection that is closed."""
         if connection.scheduled_at < inf:
             connection.scheduled_at = inf
             self._waiting -= 1
-            if len(self._heap) > 2 * self._waiting + 64:
-                self._heap = [entry for entry in self._heap if entry[0] == entry[2].scheduled_at]
-                heapify(self._heap)
+            self._tidy()
             self._drop_stale()
 
     def run(self, now: float) -> None:
@@ -64,7 +63,13 @@ class Schedule:
                 self.add(connection, deadline)
         self._drop_stale()
 
+    def _tidy(self) -> None:
+        """Drop stale entries in bulk, when they are many: those of a keepalive stay for hours."""
+        if len(self._heap) > 2 * self._waiting + 64:
+            self._heap = [entry for entry in self._heap if entry[0] == entry[2].scheduled_at]
+            heapify(self._heap)
+
     def _drop_stale(self) -> None:
-        """Keep nothing once nobody waits: a keepalive's entry would stay for two hours."""
+        """Keep nothing once nobody waits."""
         if not self._waiting:
             self._heap.clear()

@@ -136,6 +136,20 @@ def test_closed_connections_do_not_pile_up(timetable: Schedule) -> None:
     assert all(one.expired == [100.0] for one in alive)
 
 
+def test_deadlines_that_come_nearer_do_not_pile_up(timetable: Schedule) -> None:
+    """A connection of many small requests: keepalive in two hours, and delayed acknowledgments."""
+    one = Waiting()
+    for number in range(10_000):
+        at = number * 0.1
+        one.arm(timetable, at + 7200.0)
+        one.arm(timetable, at + 0.01)
+        one.then = at + 7200.0
+        timetable.run(at + 0.01)
+        assert one.expired.pop() == at + 0.01
+        assert len(timetable) < 200
+    assert timetable.deadline <= one.deadline
+
+
 def test_nothing_is_kept_once_nobody_waits(timetable: Schedule) -> None:
     one, other, last = Waiting(), Waiting(), Waiting()
     one.arm(timetable, 7200.0)
