@@ -56,8 +56,8 @@ OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6
 RESERVED = 256 + 64
 """Descriptors beside those of TCP, UDP and DNS: pings, and links, listeners, callers of the API."""
 
-TICK = 0.01
-"""Seconds; a timer of the stack is late by this at the most, as on a kernel with 100 Hz."""
+CLOCK = 0.001
+"""Seconds; what the loop can tell apart."""
 
 
 def run(config: Config) -> int:
@@ -193,10 +193,9 @@ class Daemon:
     def _wake(self, at: float) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
-        # Rounded up: thousands of connections in TIME-WAIT share a few wake-ups.  A deadline on the
-        # tick waits for the next: by a rounding error it may lie behind it, and uvloop's clock of
-        # whole milliseconds would have us wake again and again until the next of those.
-        self._alarm = self._loop.call_at((at // TICK + 1) * TICK, self._run_timers)
+        # Rounded up, for uvloop has a clock of whole milliseconds.  A deadline at one waits for the
+        # next: by a rounding error it may lie behind it, and we would wake again and again.
+        self._alarm = self._loop.call_at((at // CLOCK + 1) * CLOCK, self._run_timers)
 
     def _run_timers(self) -> None:
         self._alarm = None

@@ -3,6 +3,9 @@
 Deadlines move with every acknowledgment, mostly away.  So an entry is only made when a deadline
 comes nearer than the one queued; when its time comes too early, it is queued again.  An entry is
 stale when its connection is no longer scheduled at its time.
+
+Thousands of connections in TIME-WAIT share a few wake-ups: what is not urgent waits for the next
+tick.
 """
 
 from collections.abc import Callable
@@ -11,6 +14,9 @@ from math import inf
 
 from gvproxy.tcp import timers
 from gvproxy.tcp.connection import Connection
+
+TICK = 0.01
+"""Seconds; a timer is late by this at the most, as on a kernel with 100 Hz."""
 
 
 class Schedule:
@@ -31,14 +37,19 @@ class Schedule:
         return self._heap[0][0] if self._heap else inf
 
     def add(self, connection: Connection, at: float) -> None:
-        """Look at `connection` at `at`, instead of any later time queued before."""
+        """Look at `connection` at `at`, or a tick later, instead of a later time queued before."""
+        if not connection.urgent:
+            at = (at // TICK + 1) * TICK
+            if at >= connection.scheduled_at:
+                return
         if connection.scheduled_at == inf:
             self._waiting += 1
         connection.scheduled_at = at
         self._count += 1
+        nearest = self.deadline
         heappush(self._heap, (at, self._count, connection))
         self._tidy()
-        if self._heap[0][0] == at:
+        if at < nearest:
             self._wake(at)
 
     def forget(self, connection: Connection) -> None:

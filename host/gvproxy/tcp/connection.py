@@ -23,12 +23,14 @@ from gvproxy.tcp.rack import Rack
 from gvproxy.tcp.rtt import RttEstimator
 from gvproxy.tcp.seq import MASK
 from gvproxy.tcp.states import (
+    ACK_COMPRESSED,
     CLOSED,
     KEEPALIVE,
     NO_ACK,
     NO_TIMER,
     PERSIST,
     PROBE,
+    REORDER,
     RETRANSMIT,
     Ack,
     End,
@@ -204,6 +206,8 @@ class Connection:
     tune_at: float = 0.0  # when it was looked at
     rcv_shift: int = 0
     hurry_until: int = 0  # where losses keep the guest's window small: until rcv_nxt gets there
+    gap_at: int = -1  # rcv_nxt when something came ahead of a gap
+    gap_acks: int = 0  # that have said so since rcv_nxt got there
     rcv_fin: int = -1  # where the guest's stream ends, from a FIN that came ahead of a gap
     fin_seen: bool = False
     repeated: tuple[int, int] | None = None  # what came once more, for D-SACK
@@ -244,6 +248,11 @@ class Connection:
     def deadline(self) -> float:
         """When `timers.expire` is due, in seconds; infinite when nothing is waited for."""
         return min(self.timer_at, self.ack_at)
+
+    @property
+    def urgent(self) -> bool:
+        """What it waits for is a matter of milliseconds, and comes when the guest's way is long."""
+        return self.timer is REORDER or self.ack is ACK_COMPRESSED
 
     def tsval(self, at: float) -> int:
         """Return the timestamp of what is sent at `at`: milliseconds (RFC 7323 §5.4)."""

@@ -9,9 +9,11 @@ from math import inf
 from gvproxy.tcp import output, recovery
 from gvproxy.tcp.buffers import Reassembly
 from gvproxy.tcp.connection import MAX_SEGMENT, WINDOW_SHIFT, Connection
+from gvproxy.tcp.rack import DUP_THRESHOLD
 from gvproxy.tcp.rtt import MAX_RTO, RTO_AFTER_LOST_SYN
 from gvproxy.tcp.seq import MASK, unwrap
 from gvproxy.tcp.states import (
+    ACK_COMPRESSED,
     ACK_DELAYED,
     ACK_NOW,
     CLOSE_WAIT,
@@ -23,6 +25,7 @@ from gvproxy.tcp.states import (
     LAST_ACK,
     LINGER,
     LISTEN,
+    NO_ACK,
     PERSIST,
     SYN_RECEIVED,
     SYN_SENT,
@@ -36,6 +39,9 @@ CHALLENGE_INTERVAL = 0.1
 """Seconds between two challenge ACKs of one connection (RFC 5961 §7 wants a limit)."""
 HURRY = 8 << 20
 """Bytes after a gap for which acknowledgments leave as early as they can (`output.hurry`)."""
+COMPRESSION_RTT = 0.01
+"""Seconds of a round trip from which on acknowledgments of segments ahead of a gap are compressed.
+"""
 PAWS_IDLE = 24 * 86400.0
 """Seconds after which a guest's clock of 1 ms may have gone once around (RFC 7323 §5.5)."""
 
@@ -410,9 +416,7 @@ def _process_text(c: Connection, segment: Segment, seq: int, now: float) -> None
     if seq > nxt:
         if payload:
             _keep_early(c, seq, payload, now)
-        # Each at once, in a batch as well (RFC 5681 §4.2): a guest without SACK counts them, and
-        # another that has lost one acknowledgment has the next.
-        output.acknowledge(c, now)
+        _report_gap(c, now)
         return
     if payload:
         deliver(c, payload, now)
@@ -426,6 +430,23 @@ def _process_text(c: Connection, segment: Segment, seq: int, now: float) -> None
                 c.early = None
     if c.rcv_fin == c.rcv_nxt and (c.state in _TEXT):
         process_fin(c, now)
+
+
+def _report_gap(c: Connection, now: float) -> None:
+    """Say that something has come ahead of a gap (RFC 5681 §4.2).
+
+    Each at once, in a batch as well: a guest without SACK counts them, and another that has lost
+    one acknowledgment has the next.  Once it must know, and a round trip is long, one in a while
+    will do, as in Linux (tcp_comp_sack_delay_ns): a steady train of them ends HyStart (RFC 9406).
+    """
+    if c.gap_at != c.rcv_nxt:
+        c.gap_at, c.gap_acks = c.rcv_nxt, 0
+    if c.gap_acks >= DUP_THRESHOLD and c.sack and COMPRESSION_RTT <= c.rtt.least < inf:
+        if c.ack is NO_ACK:
+            c.ack = ACK_COMPRESSED
+    else:
+        c.gap_acks += 1
+        output.acknowledge(c, now)
 
 
 def _report(c: Connection, left: int, right: int, now: float) -> None:

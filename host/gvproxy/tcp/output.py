@@ -38,6 +38,8 @@ Two full segments end the wait, and a connection on which it was in vain once do
 a guest that holds back its second small write (Nagle) loses ten milliseconds, once.
 """
 
+COMPRESSION_DELAY = 0.0005
+"""Seconds an acknowledgment waits for more segments ahead of a gap; to the next millisecond."""
 SYN_ACK_PATIENCE = 0.2
 """Seconds: a guest's timers may be late by a tick, and it may be kept from running.
 
@@ -296,8 +298,8 @@ def flush(c: Connection, now: float) -> None:
             c.user.writable(now)
     if c.ack is ACK_NOW:
         acknowledge(c, now)
-    elif c.ack is ACK_DELAYED and c.ack_at == inf:
-        c.ack_at = now + ACK_DELAY
+    elif c.ack is not NO_ACK and c.ack_at == inf:
+        c.ack_at = now + (ACK_DELAY if c.ack is ACK_DELAYED else COMPRESSION_DELAY)
         if c.ack_at < c.scheduled_at:
             c.scheduler.schedule(c, c.ack_at)
 

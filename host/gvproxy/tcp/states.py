@@ -40,6 +40,7 @@ class Ack(Enum):
 
     NONE = auto()
     DELAYED = auto()
+    COMPRESSED = auto()  # one for several segments ahead of a gap
     NOW = auto()
 
 
@@ -66,4 +67,4 @@ class End(Enum):
     CLOSED,
 ) = State
 NO_TIMER, RETRANSMIT, PROBE, REORDER, PERSIST, KEEPALIVE, LINGER = Timer
-NO_ACK, ACK_DELAYED, ACK_NOW = Ack
+NO_ACK, ACK_DELAYED, ACK_COMPRESSED, ACK_NOW = Ack

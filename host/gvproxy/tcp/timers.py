@@ -9,6 +9,7 @@ from gvproxy.tcp.states import (
     ACK_DELAYED,
     KEEPALIVE,
     LINGER,
+    NO_ACK,
     PERSIST,
     PROBE,
     REORDER,
@@ -42,6 +43,7 @@ def expire(c: Connection, now: float) -> None:
         c.ack_at = inf
         if c.ack is ACK_DELAYED:
             c.interactive = False  # no data came to carry it: stop waiting for some
+        if c.ack is not NO_ACK:
             output.acknowledge(c, now)
     if c.timer_at > now:
         return

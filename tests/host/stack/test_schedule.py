@@ -19,6 +19,7 @@ class Waiting:
     state: State = State.ESTABLISHED
     expired: list[float] = field(default_factory=list)
     then: float = inf
+    urgent: bool = True
 
     def arm(self, timetable: Schedule, at: float) -> None:
         """What `Connection.arm` does."""
@@ -148,6 +149,40 @@ def test_deadlines_that_come_nearer_do_not_pile_up(timetable: Schedule) -> None:
         assert one.expired.pop() == at + 0.01
         assert len(timetable) < 200
     assert timetable.deadline <= one.deadline
+
+
+def test_who_has_time_waits_for_the_tick(timetable: Schedule, wakes: list[float]) -> None:
+    several = [Waiting(urgent=False) for _ in range(5)]
+    for number, one in enumerate(several):
+        one.arm(timetable, 0.501 + number * 0.002)
+    assert wakes == pytest.approx([0.51])
+    timetable.run(timetable.deadline - 1e-9)
+    assert not any(one.expired for one in several)
+    timetable.run(timetable.deadline)
+    assert [len(one.expired) for one in several] == [1, 1, 1, 1, 1]
+
+
+def test_who_is_urgent_does_not(timetable: Schedule, wakes: list[float]) -> None:
+    patient, urgent = Waiting(urgent=False), Waiting()
+    patient.arm(timetable, 0.501)
+    urgent.arm(timetable, 0.502)
+    assert wakes == pytest.approx([0.51, 0.502])
+    timetable.run(0.502)
+    assert (patient.expired, urgent.expired) == ([], [0.502])
+
+
+def test_a_deadline_on_a_tick_is_not_early(timetable: Schedule) -> None:
+    """Nor more than a tick late, however it is rounded; and within one no second entry is made."""
+    for number in range(1000):
+        at = number * schedule.TICK
+        one = Waiting(urgent=False)
+        one.arm(timetable, at)
+        assert at <= timetable.deadline < at + 1.5 * schedule.TICK
+        one.arm(timetable, at + schedule.TICK / 2)
+        assert len(timetable) == 1
+        while not one.expired:
+            timetable.run(timetable.deadline)
+        assert at + schedule.TICK / 2 <= one.expired[0] < at + 2 * schedule.TICK
 
 
 def test_nothing_is_kept_once_nobody_waits(timetable: Schedule) -> None:
