@@ -97,7 +97,7 @@ class TcpPath:
     def verify(self, frame: memoryview, start: int, end: int) -> bool:
         """Check the checksum of a segment that stands at `start` to `end` of `frame`."""
         length = end - start
-        return valid(ones_sum(frame[start:end], length) + self._pseudo + length)
+        return valid(ones_sum(frame, length, start) + self._pseudo + length)
 
     def send(
         self,
@@ -199,7 +199,7 @@ class TcpPath:
                 ack,
                 bits,
                 window,
-                0xFFFF - (addends + ones_sum(piece, size)) % 0xFFFF,
+                0xFFFF - (addends + ones_sum(payload, size, position)) % 0xFFFF,
                 0,
             )
             port.send(vnet.PLAIN, header + options, piece)

@@ -17,12 +17,13 @@ def naive(data: bytes) -> int:
     return total
 
 
-@pytest.mark.parametrize("size", [*range(67), 1459, 1460, 1461, 65535])
+@pytest.mark.parametrize("size", [*range(67), *range(508, 524), 1459, 1460, 1461, 65535])
 @pytest.mark.parametrize("fill", [0x00, 0x01, 0x80, 0xFF])
 def test_every_length(size: int, fill: int) -> None:
     data = bytes([fill]) * size
     for form in (data, bytearray(data), memoryview(data)):
         assert ones_sum(form, size) == naive(data) % 0xFFFF
+    assert ones_sum(b"before" + data + b"behind", size, 6) == naive(data) % 0xFFFF
 
 
 @settings(derandomize=True, database=None)
