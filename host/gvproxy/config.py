@@ -7,7 +7,7 @@ defaults are gvproxy's, so that clients find everything where they expect it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from math import inf
 from pathlib import Path
 
@@ -49,11 +49,24 @@ class ConfigError(GvproxyError, ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Zone:
-    """A domain answered by gvproxy itself: `records` maps names inside it to addresses."""
+class Record:
+    """A name inside a zone, one label or several, and its address.
+
+    Where there is a `pattern`, it stands for every name that this regular expression is found in.
+    """
 
     name: str
-    records: Mapping[str, IPv4Address]
+    address: IPv4Address | IPv6Address
+    pattern: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """A domain answered by gvproxy itself; `default` is the address of names without a record."""
+
+    name: str
+    records: tuple[Record, ...] = ()
+    default: IPv4Address | IPv6Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +152,7 @@ def configure(
         )
     network = _subnet(subnet)
     gateway, device, host = _addresses(network, gateway_ip, device_ip, host_ip)
-    names = {"gateway": gateway, "host": host}
+    records = (Record("gateway", gateway), Record("host", host))
     forward = Forward(
         f"{LOOPBACK}:{ssh_port}",
         f"{device}:{DEVICE_SSH_PORT}",
@@ -158,7 +171,7 @@ def configure(
         debug=debug,
         log_file=Path(log_file) if log_file else None,
         pid_file=Path(pid_file) if pid_file else None,
-        zones=tuple(Zone(name, names) for name in BUILT_IN_ZONES),
+        zones=tuple(Zone(name, records) for name in BUILT_IN_ZONES),
         search_domains=None,
         nat={host: LOOPBACK},
         virtual_ips=frozenset({host}),

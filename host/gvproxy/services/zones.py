@@ -5,7 +5,7 @@ exists for every type (NODATA, RFC 2308 §2.2).
 """
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 
 from gvproxy.config import Zone
@@ -23,13 +23,13 @@ class Zones:
     """Looks names up in the local zones."""
 
     def __init__(self, zones: Sequence[Zone]) -> None:
-        self._zones: dict[Labels, dict[Labels, IPv4Address | None]] = {}
+        self._zones: dict[Labels, dict[Labels, IPv4Address | IPv6Address | None]] = {}
         for zone in zones:
             apex = dnsmessage.labels(zone.name)
             names = self._zones.setdefault(apex, {apex: None})
-            for name, address in zone.records.items():
-                full = dnsmessage.labels(name) + apex
-                names[full] = address
+            for record in zone.records:
+                full = dnsmessage.labels(record.name) + apex
+                names[full] = record.address
                 # What stands between a name and its zone exists as well (RFC 8020 §2).
                 for start in range(1, len(full) - len(apex)):
                     names.setdefault(full[start:])
@@ -43,13 +43,13 @@ class Zones:
         return None
 
 
-def _answer(query: Query, names: dict[Labels, IPv4Address | None]) -> bytes:
+def _answer(query: Query, names: dict[Labels, IPv4Address | IPv6Address | None]) -> bytes:
     if query.labels not in names:
         return dnsmessage.reply(query, Rcode.NXDOMAIN, authoritative=True)
     address = names[query.labels]
     record = b""
     if (
-        address is not None
+        isinstance(address, IPv4Address)
         and query.kind in (dnsmessage.TYPE_A, dnsmessage.TYPE_ANY)
         and query.klass in (dnsmessage.CLASS_IN, dnsmessage.CLASS_ANY)
     ):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gvproxy.config import ConfigError, Forward, Zone, configure
+from gvproxy.config import ConfigError, Forward, Record, Zone, configure
 
 
 def test_defaults_are_those_clients_know() -> None:
@@ -18,7 +18,7 @@ def test_defaults_are_those_clients_know() -> None:
     assert (config.gateway_ip, config.device_ip, config.host_ip) == (gateway, device, host)
     assert config.gateway_mac.hex(":") == "5a:94:ef:e4:0c:dd"
     assert config.device_mac.hex(":") == "5a:94:ef:e4:0c:ee"
-    names = {"gateway": gateway, "host": host}
+    names = (Record("gateway", gateway), Record("host", host))
     assert config.zones == (Zone("containers.internal.", names), Zone("docker.internal.", names))
     assert config.search_domains is None
     assert config.nat == {host: IPv4Address("127.0.0.1")}
@@ -32,7 +32,7 @@ def test_everything_follows_the_addresses() -> None:
         subnet="10.1.0.0/16", gateway_ip="10.1.2.3", device_ip="10.1.9.9", ssh_port=4000
     )
     assert str(config.host_ip) == "10.1.255.254"
-    assert config.zones[0].records["gateway"] == IPv4Address("10.1.2.3")
+    assert config.zones[0].records[0].address == IPv4Address("10.1.2.3")
     assert config.static_leases == {IPv4Address("10.1.9.9"): config.device_mac}
     assert config.forwards == (Forward("127.0.0.1:4000", "10.1.9.9:22"),)
 

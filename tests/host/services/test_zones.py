@@ -5,11 +5,14 @@ from ipaddress import IPv4Address
 import pytest
 from dnslib import EDNS0, QTYPE, RCODE, DNSQuestion, DNSRecord
 
-from gvproxy.config import Zone, configure
+from gvproxy.config import Record, Zone, configure
 from gvproxy.services import dnsmessage
 from gvproxy.services.zones import Zones
 
-DEEP = Zone("Example.", {"a.b.c": IPv4Address("10.0.0.1"), "c": IPv4Address("10.0.0.2")})
+DEEP = Zone(
+    "Example.",
+    (Record("a.b.c", IPv4Address("10.0.0.1")), Record("c", IPv4Address("10.0.0.2"))),
+)
 
 
 def ask(
@@ -94,7 +97,7 @@ def test_names_between_a_name_and_its_zone_exist() -> None:
 
 
 def test_the_innermost_zone_answers() -> None:
-    inner = Zone("c.example.", {"b": IPv4Address("10.0.0.3")})
+    inner = Zone("c.example.", (Record("b", IPv4Address("10.0.0.3")),))
     zones = Zones([DEEP, inner])
     assert addresses(ask("b.c.example", zones=zones)) == ["10.0.0.3"]
     assert addresses(ask("c.example", zones=zones)) == []
