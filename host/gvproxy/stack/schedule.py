@@ -77,7 +77,9 @@ class Schedule:
     def _tidy(self) -> None:
         """Drop stale entries in bulk, when they are many: those of a keepalive stay for hours."""
         if len(self._heap) > 2 * self._waiting + 64:
-            self._heap = [entry for entry in self._heap if entry[0] == entry[2].scheduled_at]
+            # One for each connection: it may have come back to the time of an entry that was stale.
+            fresh = {entry[2]: entry for entry in self._heap if entry[0] == entry[2].scheduled_at}
+            self._heap = list(fresh.values())
             heapify(self._heap)
 
     def _drop_stale(self) -> None:

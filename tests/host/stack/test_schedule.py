@@ -137,14 +137,15 @@ def test_closed_connections_do_not_pile_up(timetable: Schedule) -> None:
     assert all(one.expired == [100.0] for one in alive)
 
 
-def test_deadlines_that_come_nearer_do_not_pile_up(timetable: Schedule) -> None:
-    """A connection of many small requests: keepalive in two hours, and delayed acknowledgments."""
+@pytest.mark.parametrize("moves", [1.0, 0.0])
+def test_deadlines_that_come_nearer_do_not_pile_up(timetable: Schedule, moves: float) -> None:
+    """A connection with a keepalive in two hours, and a delayed acknowledgment now and then."""
     one = Waiting()
     for number in range(10_000):
-        at = number * 0.1
-        one.arm(timetable, at + 7200.0)
+        at, far = number * 0.1, 7200.0 + number * moves
+        one.arm(timetable, far)
         one.arm(timetable, at + 0.01)
-        one.then = at + 7200.0
+        one.then = far
         timetable.run(at + 0.01)
         assert one.expired.pop() == at + 0.01
         assert len(timetable) < 200
