@@ -1,6 +1,7 @@
 """Deadlines: never late, early at the cost of one look, and nothing kept of what is closed."""
 
 from dataclasses import dataclass, field
+from heapq import heapify
 from math import inf
 
 import pytest
@@ -150,6 +151,21 @@ def test_deadlines_that_come_nearer_do_not_pile_up(timetable: Schedule, moves: f
         assert one.expired.pop() == at + 0.01
         assert len(timetable) < 200
     assert timetable.deadline <= one.deadline
+
+
+def test_deadlines_that_come_back_do_not_pile_up(
+    timetable: Schedule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A nearer one makes an entry stale; when it is over, the time of that entry counts again."""
+    cleanings: list[int] = []
+    monkeypatch.setattr(schedule, "heapify", lambda heap: cleanings.append(heapify(heap) or 1))
+    several = [Waiting(then=7200.0) for _ in range(100)]
+    for number in range(20):
+        for one in several:
+            one.arm(timetable, number + 0.5)
+            timetable.run(number + 0.5)
+            assert len(timetable) <= 2 * len(several) + 64
+    assert len(cleanings) < 20 * len(several) / 50
 
 
 def test_who_has_time_waits_for_the_tick(timetable: Schedule, wakes: list[float]) -> None:
