@@ -17,7 +17,7 @@ from pathlib import Path
 from secrets import token_bytes
 
 from gvproxy.api.adopt import adopt
-from gvproxy.api.app import make_runner
+from gvproxy.api.app import make_app, make_guest_app, make_runner
 from gvproxy.api.stats import Totals, Tree, stats
 from gvproxy.config import Config
 from gvproxy.errors import ForwarderError, StartError
@@ -37,6 +37,7 @@ from gvproxy.services.virtual import serve_dhcp, serve_dns
 from gvproxy.stack.port import StackConfig
 from gvproxy.stack.stack import Stack
 from gvproxy.tcp.states import ESTABLISHED
+from gvproxy.virtual import VirtualNetwork
 from gvproxy.wire import ethernet
 from taplink import endpoint, upgrade
 from taplink.endpoint import Endpoint, EndpointError, Scheme
@@ -55,6 +56,10 @@ OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6
 
 RESERVED = 256 + 64
 """Descriptors beside those of TCP, UDP and DNS: pings, and links, listeners, callers of the API."""
+
+API_PORT = 80
+"""Of the gateway's address, in the virtual network: Go's gvproxy has the guests' API there."""
+MAX_GUEST_CALLERS = 256
 
 CLOCK = 0.001
 """Seconds; what the loop can tell apart."""
@@ -131,6 +136,7 @@ class Daemon:
         share = descriptors // 4
         mappings, queries = min(MAX_MAPPINGS, share), min(MAX_IN_FLIGHT, share)
         rest = descriptors - mappings - queries - min(RESERVED, share)
+        self.network = VirtualNetwork(self.stack, loop)
         self._tcp = TcpFlows(self.stack, loop, destinations, config.connect_timeout, rest)
         self._udp = UdpFlows(self.stack, loop, destinations, mappings)
         self._echo = EchoFlows(self.stack, loop, destinations)
@@ -143,7 +149,8 @@ class Daemon:
         serve_dns(self.stack, self._dns, self._tcp)
         self.forwarder = Forwarder(loop, network, owned, self._tcp.dial)
         self._reception = Reception(loop, self._take_link, self._take_http)
-        self._http = make_runner(self)
+        self._http = make_runner(make_app(self))
+        self._guest_http = make_runner(make_guest_app(self.forwarder))
         self._adopting: set[asyncio.Task[None]] = set()
         self._departed = PortCounters()
         self._sockets: list[Path] = []
@@ -151,6 +158,12 @@ class Daemon:
     async def start(self) -> None:
         """Listen and publish as configured; raises StartError, and `close` cleans up."""
         await self._http.setup()
+        await self._guest_http.setup()
+        assert self._guest_http.server is not None
+        gateway = str(self._config.gateway_ip)
+        await self.network.create_server(
+            self._guest_http.server, gateway, API_PORT, max_clients=MAX_GUEST_CALLERS
+        )
         for where in self._config.listen:
             self._listen(where)
         for forward in self._config.forwards:
@@ -178,6 +191,7 @@ class Daemon:
             with suppress(OSError):
                 path.unlink()
         self._tcp.close()
+        self.network.close()
         await asyncio.sleep(0)  # the loop's turn in which the resets leave
         for port in self._ports():
             port.close("the daemon ends")
@@ -187,6 +201,7 @@ class Daemon:
         if self._alarm is not None:
             self._alarm.cancel()
         await self._http.cleanup()
+        await self._guest_http.cleanup()
 
     # The stack's clock
 

@@ -78,7 +78,7 @@ class VirtualTransport(asyncio.Transport):
         self._eof_written = False
         self._closing = False
         self._lost = self._lost_told = False
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
 
     def join(self, connection: Connection) -> None:
         """Be for `connection`, whose user this is."""
@@ -127,12 +127,16 @@ class VirtualTransport(asyncio.Transport):
             self._loop.call_soon(self._tell)
 
     def _tell(self) -> None:
+        """Call the protocol once.  Tasks it has started run before the next call, as with sockets:
+        aiohttp fails where a connection is lost in the turn in which it was made.
+        """
         self._due = False
         if self._lost_told:
             return
         try:
-            if self._established:
-                self._tell_what_came()
+            if self._established and self._tell_what_came():
+                self._tell_soon()
+                return
         except Exception as error:
             self._loop.call_exception_handler(
                 {
@@ -143,33 +147,40 @@ class VirtualTransport(asyncio.Transport):
                 }
             )
             self._fail(error)
+            return
         if self._lost:
             self._lost_told = True
             if not self.opened.done():
                 self.opened.set_exception(self._error or ConnectionAbortedError())
                 self.opened.exception()  # that nobody waits for it is no mistake
             if self._protocol is not None:
-                self._protocol.connection_lost(cast(Exception | None, self._error))
+                self._protocol.connection_lost(self._error)
 
-    def _tell_what_came(self) -> None:
+    def _tell_what_came(self) -> bool:
+        """Call the protocol with what comes first, where there is anything."""
         if self._protocol is None:
+            if self._lost:
+                return False
             self._protocol = self._factory()
             self._protocol.connection_made(self)
             if not self.opened.done():
                 self.opened.set_result(None)
-        while self._inbox and self._reading and not self._closing:
+        elif self._inbox and self._reading and not self._closing:
             data = bytes(self._inbox[:MAX_READ])
             del self._inbox[:MAX_READ]
             if self.connection is not None:
                 calls.consumed(self.connection, len(data), self._loop.time())
             self._stream.data_received(data)
-        if self._eof and not self._eof_told and self.is_reading() and not self._inbox:
+        elif self._eof and not self._eof_told and self.is_reading() and not self._inbox:
             self._eof_told = True
             if not self._stream.eof_received():
                 self.close()
-        if not (self._writing or self._lost) and len(self._outbox) <= self._low:
+        elif not (self._writing or self._lost) and len(self._outbox) <= self._low:
             self._writing = True
             self._protocol.resume_writing()
+        else:
+            return False
+        return True
 
     @property
     def _stream(self) -> asyncio.Protocol:
@@ -289,7 +300,7 @@ class VirtualTransport(asyncio.Transport):
             self._gone(self)
         return connection
 
-    def _lose(self, error: BaseException | None) -> None:
+    def _lose(self, error: Exception | None) -> None:
         if not self._lost:
             self._lost, self._error = True, error
             self._outbox.clear()

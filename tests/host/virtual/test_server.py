@@ -42,6 +42,36 @@ def test_a_guest_is_served(guest: Guest, network: VirtualNetwork) -> None:
     assert near.transport.get_extra_info("sockname") == (ADDRESS, PORT)
 
 
+def test_tasks_run_between_two_calls(guest: Guest, network: VirtualNetwork) -> None:
+    class Starting(Recorder):
+        def _note(self, what: str) -> None:
+            super()._note(what)
+            guest.loop.call_soon(self.told.append, "task")
+
+    near = Starting()
+    guest.loop.complete(network.create_server(lambda: near, ADDRESS, PORT))
+    far = guest.connect(GATEWAY, PORT)
+    guest.loop.run()
+    far.send(b"data")
+    far.reset()
+    guest.loop.run()
+    assert near.told == ["made", "task", "data", "task", "lost", "task"]
+
+
+def test_a_guest_that_is_gone_at_once_has_no_protocol(
+    guest: Guest, network: VirtualNetwork
+) -> None:
+    made = serve(guest, network)
+    far = guest.connect(GATEWAY, PORT)
+    while far.told == []:
+        guest.loop.turn()
+    far.reset()  # in one batch with the end of the handshake
+    guest.loop.run()
+    assert guest.host.connections.tcp_counters.established == 1
+    assert made == []
+    assert not network._members.transports
+
+
 def test_a_connection_that_is_never_made_has_no_protocol(
     guest: Guest, network: VirtualNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
