@@ -19,6 +19,7 @@ from secrets import token_bytes
 from gvproxy.api.adopt import adopt
 from gvproxy.api.app import make_app, make_guest_app, make_runner
 from gvproxy.api.stats import Totals, Tree, stats
+from gvproxy.api.tunnel import Tunnels
 from gvproxy.config import Config
 from gvproxy.errors import ForwarderError, StartError
 from gvproxy.flows.destinations import Destinations
@@ -148,7 +149,9 @@ class Daemon:
         serve_dhcp(self.stack, self._dhcp)
         serve_dns(self.stack, self._dns, self._tcp)
         self.forwarder = Forwarder(loop, network, owned, self._tcp.dial)
-        self._reception = Reception(loop, self._take_link, self._take_http)
+        self._tunnels = Tunnels(self.stack, loop, self._tcp, config.connect_timeout)
+        posts = {"/connect": self._take_link, "/tunnel": self._take_tunnel}
+        self._reception = Reception(loop, posts, self._take_http)
         self._http = make_runner(make_app(self))
         self._guest_http = make_runner(make_guest_app(self.forwarder))
         self._adopting: set[asyncio.Task[None]] = set()
@@ -190,6 +193,7 @@ class Daemon:
         for path in self._sockets:
             with suppress(OSError):
                 path.unlink()
+        self._tunnels.close()
         self._tcp.close()
         self.network.close()
         await asyncio.sleep(0)  # the loop's turn in which the resets leave
@@ -240,12 +244,12 @@ class Daemon:
         log.info("guest %d has gone: %s", port.number, why)
         self._departed.add(port.counters)
 
+    def _take_tunnel(self, sock: socket.socket, request: Request) -> None:
+        if not _sent_away(sock):
+            self._tunnels.open(sock, request)
+
     def _take_http(self, sock: socket.socket, request: Request) -> None:
-        if sock.family == getattr(socket, "AF_VSOCK", None):
-            # Whoever calls over vsock is a guest, and the API is the host's.
-            with suppress(OSError):
-                sock.send(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n")
-            sock.close()
+        if _sent_away(sock):
             return
         server = self._http.server
         assert server is not None
@@ -297,3 +301,13 @@ class Daemon:
 
     def leases(self) -> dict[str, str]:
         return self._dhcp.leases(now=self._loop.time())
+
+
+def _sent_away(sock: socket.socket) -> bool:
+    """Close the connection of a caller over vsock: it is a guest, and the API is the host's."""
+    if sock.family != getattr(socket, "AF_VSOCK", None):
+        return False
+    with suppress(OSError):
+        sock.send(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n")
+    sock.close()
+    return True

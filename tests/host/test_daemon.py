@@ -147,6 +147,22 @@ def test_a_request_that_comes_with_the_end(run: Callable[..., None], path: Path)
     run(settings(path), scenario)
 
 
+def test_it_ends_while_a_tunnel_is_opened(run: Callable[..., None], path: Path) -> None:
+    async def scenario(daemon: Daemon) -> None:
+        async with Link(path) as link:
+            link.send(arp(GATEWAY))
+            await link.receive()
+            reader, writer = await asyncio.open_unix_connection(str(path))
+            writer.write(b"POST /tunnel?ip=192.168.127.2&port=22 HTTP/1.1\r\nHost: x\r\n\r\n")
+            syn = await link.receive()
+            assert (syn[36:38], syn[47]) == (b"\0\x16", 2)
+            await daemon.close()
+            assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+            writer.close()
+
+    run(settings(path), scenario)
+
+
 def test_a_guest_is_shown(run: Callable[..., None], path: Path) -> None:
     async def scenario(daemon: Daemon) -> None:
         async with Link(path) as link:

@@ -100,6 +100,7 @@ def make_app(backend: Backend) -> web.Application:
     }
     for path, show in shown.items():
         app.router.add_route("*", path, _get(show))
+    app.router.add_route("*", "/tunnel", _tunnel)
     return app
 
 
@@ -129,6 +130,12 @@ def make_guest_app(forwarder: Forwarder) -> web.Application:
     app.router.add_route("*", "/services/forwarder/expose", expose)
     app.router.add_route("*", "/services/forwarder/unexpose", unexpose)
     return app
+
+
+async def _tunnel(request: web.Request) -> web.Response:
+    """Refuse; a tunnel takes its connection before it is HTTP's (`gvproxy.api.tunnel`)."""
+    only = "post only" if request.method != "POST" else "only as a connection's first request"
+    raise web.HTTPBadRequest(text=only)
 
 
 def _get(show: Callable[[], object]) -> _Handler:

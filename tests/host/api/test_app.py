@@ -138,11 +138,19 @@ def test_the_caller_is_whoever_calls(port: int) -> None:
     serve(scenario)
 
 
-@pytest.mark.parametrize("path", [EXPOSE, UNEXPOSE])
+@pytest.mark.parametrize("path", [EXPOSE, UNEXPOSE, "/tunnel?ip=192.168.127.2&port=22"])
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
 def test_post_only(path: str, method: str) -> None:
     async def scenario(api: Api) -> None:
         assert await api.call(method, path) == (400, "post only\n")
+
+    serve(scenario)
+
+
+def test_a_tunnel_behind_another_request() -> None:
+    async def scenario(api: Api) -> None:
+        said = "only as a connection's first request\n"
+        assert await api.call("POST", "/tunnel?ip=192.168.127.2&port=22") == (400, said)
 
     serve(scenario)
 
