@@ -147,7 +147,6 @@ def _refuse(sock: socket.socket, status: HTTPStatus, text: str) -> None:
     )
     with suppress(OSError):
         sock.send((head + body).encode())
-        sock.recv(
-            1 << 16
-        )  # what is unread would make a reset of the close, and overtake the answer
+        # What is unread would make a reset of the close, which can overtake the answer.
+        sock.recv(1 << 16)
     sock.close()

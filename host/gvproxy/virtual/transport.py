@@ -165,13 +165,13 @@ class VirtualTransport(asyncio.Transport):
             self._protocol.connection_made(self)
             if not self.opened.done():
                 self.opened.set_result(None)
-        elif self._inbox and self._reading and not self._closing:
+        elif self._inbox and self._reading:
             data = bytes(self._inbox[:MAX_READ])
             del self._inbox[:MAX_READ]
             if self.connection is not None:
                 calls.consumed(self.connection, len(data), self._loop.time())
             self._stream.data_received(data)
-        elif self._eof and not self._eof_told and self.is_reading() and not self._inbox:
+        elif self._eof and not self._eof_told and self.is_reading():
             self._eof_told = True
             if not self._stream.eof_received():
                 self.close()

@@ -197,6 +197,18 @@ def test_a_caller_that_has_gone(bench: Bench) -> None:
     assert not bench.guest.tcp.open
 
 
+def test_a_guest_that_has_gone_at_once(bench: Bench) -> None:
+    def reset(*where: object) -> None:
+        bench.far.accept(*where)  # type: ignore[arg-type]
+        bench.far.reset()
+
+    bench.guest.stack.connections.listeners[GUEST, PORT] = reset
+    with bench.ask(rest=b"for nobody") as caller:
+        bench.loop.run()
+        assert caller.recv(3) == b"OK"
+        assert caller.recv(1) == b""
+
+
 # The end
 
 

@@ -187,6 +187,16 @@ def test_a_reader_may_pause_in_between(pair: Pair, guest: Guest) -> None:
         assert pair.near.pieces == [MAX_READ] * count
 
 
+def test_a_reader_that_pauses_is_not_told_the_end(pair: Pair) -> None:
+    pair.transport.pause_reading()
+    pair.far.shutdown()
+    pair.run()
+    assert pair.near.told == ["made"]
+    pair.transport.resume_reading()
+    pair.run()
+    assert pair.near.told == ["made", "eof", "lost"]
+
+
 def test_a_writer_is_paused_until_the_guest_reads(pair: Pair, guest: Guest) -> None:
     pair.far.reads = False
     pair.transport.write(LARGE)
@@ -343,6 +353,24 @@ def test_close_with_unread_data_resets(pair: Pair, guest: Guest) -> None:
     gone(guest)
 
 
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_a_reader_that_ends_is_given_no_more(pair: Pair, end: str) -> None:
+    received = pair.near.data_received
+
+    def once(data: bytes) -> None:
+        received(data)
+        getattr(pair.transport, end)()
+
+    pair.near.data_received = once  # type: ignore[method-assign]
+    pair.transport.pause_reading()
+    pair.far.send(LARGE[: 3 * MAX_READ])
+    pair.run()
+    pair.transport.resume_reading()
+    pair.run()
+    assert pair.near.pieces == [MAX_READ]
+    assert pair.far.told == ["established", "RESET"]
+
+
 def test_data_that_comes_while_it_closes_resets(pair: Pair, guest: Guest) -> None:
     pair.far.reads = False
     pair.transport.write(LARGE)
@@ -373,6 +401,7 @@ def test_abort_resets(pair: Pair, guest: Guest) -> None:
     pair.transport.abort()
     pair.transport.abort()
     assert pair.near.lost == [], "never from within the call"
+    assert pair.transport.get_write_buffer_size() == 0
     pair.run()
     assert pair.near.lost == [None]
     assert pair.far.told == ["established", "RESET"]
@@ -391,6 +420,16 @@ def test_the_guest_resets(pair: Pair, guest: Guest) -> None:
     pair.transport.close()
     pair.run()
     gone(guest)
+
+
+def test_to_abort_what_was_reset(pair: Pair) -> None:
+    pair.far.reset()
+    while pair.transport.connection is not None:
+        pair.loop.turn()
+    pair.transport.abort()
+    pair.run()
+    (error,) = pair.near.lost
+    assert isinstance(error, ConnectionResetError)
 
 
 def test_the_guest_resets_a_paused_writer(pair: Pair, guest: Guest) -> None:
