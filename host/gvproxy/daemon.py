@@ -42,7 +42,7 @@ from gvproxy.virtual import VirtualNetwork
 from gvproxy.wire import ethernet
 from taplink import endpoint, upgrade
 from taplink.endpoint import Endpoint, EndpointError, Scheme
-from taplink.framing import HYPERKIT, TAPLINK
+from taplink.framing import HYPERKIT, TAPLINK, Framing
 from taplink.notify import notifier
 from taplink.text import reason
 from taplink.upgrade import Request
@@ -235,8 +235,22 @@ class Daemon:
                 log.info("a guest left during the handshake: %s", reason(error))
                 sock.close()
                 return
+        self.attach(sock, framing, offload, request.rest)
+
+    def attach(
+        self,
+        sock: socket.socket,
+        framing: Framing = HYPERKIT,
+        offload: Offload = Offload.NONE,
+        rest: bytes = b"",
+    ) -> None:
+        """Attach the guest at the other end of a connected stream socket, non-blocking.
+
+        The socket is the daemon's from then on, and closed when the guest has gone.  Frames come
+        from the first byte on, without a handshake; `rest` has been read of them already.
+        """
         port = StreamPort(sock, framing, offload, self.stack, self._loop, self._link_closed)
-        port.start(request.rest)
+        port.start(rest)
         names = format_offload(offload) or "no offloads"
         log.info("guest %d has come (%s, %s)", port.number, framing.name, names)
 

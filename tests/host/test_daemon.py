@@ -4,6 +4,7 @@ import asyncio
 import socket
 import stat
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,24 @@ def test_a_guest_is_shown(run: Callable[..., None], path: Path) -> None:
         assert await get(path, "/cam") == {}
 
     run(settings(path), scenario)
+
+
+def test_a_guest_at_a_connected_socket(run: Callable[..., None], path: Path) -> None:
+    """For programs that have gvproxy inside: no listener, no handshake."""
+
+    async def scenario(daemon: Daemon) -> None:
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        daemon.attach(theirs)
+        reader, writer = await asyncio.open_connection(sock=ours)
+        frame = arp(GATEWAY)
+        writer.write(len(frame).to_bytes(2, "little") + frame)
+        size = int.from_bytes(await reader.readexactly(2), "little")
+        assert (await reader.readexactly(size))[12:14] == b"\x08\x06"
+        assert daemon.cam() == {"5a:94:ef:e4:0c:ee": 0}
+        writer.close()
+
+    run(replace(settings(path), listen=()), scenario)
 
 
 def test_leases_are_shown(run: Callable[..., None], path: Path) -> None:

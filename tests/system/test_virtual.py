@@ -142,6 +142,23 @@ def test_ends_as_a_kernel_sees_them() -> None:
     live(scenario)
 
 
+def test_datagrams() -> None:
+    class Echo(asyncio.DatagramProtocol):
+        def datagram_received(self, data: bytes, source: tuple[str, int]) -> None:
+            transport.sendto(data * 2, source)
+
+    async def scenario(network: VirtualNetwork, guest: Namespace) -> None:
+        nonlocal transport
+        transport, _ = await network.create_datagram_endpoint(Echo, GATEWAY, PORT)
+        with guest.open_socket(socket.SOCK_DGRAM) as sock:
+            for size in (1, 1000, 20_000):
+                sock.sendto(bytes(size), (GATEWAY, PORT))
+                assert len(await asyncio.to_thread(sock.recv, 65536)) == 2 * size
+
+    transport: asyncio.DatagramTransport
+    live(scenario)
+
+
 def test_the_example_of_the_documentation() -> None:
     (program,) = re.findall(r"^```python\n(.*?)^```", EXAMPLE.read_text(), re.S | re.M)
     with temporary_folder() as folder, Namespace("guest", folder) as guest:

@@ -7,11 +7,12 @@ the virtual ones; what connects, comes from the gateway.  Nothing of it takes a 
 import asyncio
 import errno
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from ipaddress import ip_address
 from typing import TypeVar, cast
 
 from gvproxy.stack.stack import Stack
+from gvproxy.virtual.datagrams import VirtualDatagramTransport
 from gvproxy.virtual.server import Members, VirtualServer
 from gvproxy.virtual.transport import VirtualTransport
 
@@ -20,16 +21,18 @@ MAX_CLIENTS = 1024
 READER_LIMIT = 64 * 1024  # bytes, asyncio's
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
+D = TypeVar("D", bound=asyncio.DatagramProtocol)
 Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None]
 
 
 class VirtualNetwork:
-    """TCP with the guests of one stack; all of its calls are made in the loop."""
+    """TCP and UDP with the guests of one stack; all of its calls are made in the loop."""
 
     def __init__(self, stack: Stack, loop: asyncio.AbstractEventLoop) -> None:
         self._stack = stack
         self._loop = loop
         self._members = Members()
+        self._endpoints: set[VirtualDatagramTransport] = set()
 
     async def open_connection(
         self, ip: str, port: int, *, limit: int = READER_LIMIT
@@ -90,12 +93,29 @@ class VirtualNetwork:
         Raises OSError: EADDRNOTAVAIL for an address that is not the gateway's, EADDRINUSE for a
         port that is taken.
         """
+        where = self._free(ip, port, self._stack.connections.listeners)
+        return VirtualServer(self._stack, self._loop, factory, where, max_clients, self._members)
+
+    async def create_datagram_endpoint(
+        self, factory: Callable[[], D], ip: str, port: int
+    ) -> tuple[VirtualDatagramTransport, D]:
+        """Open a UDP port at an address of the gateway's; raises OSError as `create_server`."""
+        where = self._free(ip, port, self._stack.udp.handlers)
+        protocol = factory()
+        transport = VirtualDatagramTransport(
+            self._stack, self._loop, protocol, where, self._endpoints
+        )
+        protocol.connection_made(transport)
+        return transport, protocol
+
+    def _free(self, ip: str, port: int, taken: Container[tuple[bytes, int]]) -> tuple[bytes, int]:
+        """Return address and port, packed, of the gateway's; raises OSError unless it is free."""
         where = _where(ip, port)
         if where[0] not in self._stack.config.owned:
             raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL), ip)
-        if where in self._stack.connections.listeners:
+        if where in taken:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), f"{ip}:{port}")
-        return VirtualServer(self._stack, self._loop, factory, where, max_clients, self._members)
+        return where
 
     def close(self) -> None:
         """End everything: servers listen no longer, connections are reset."""
@@ -103,6 +123,8 @@ class VirtualNetwork:
             server.close()
         for transport in list(self._members.transports):
             transport.abort()
+        for endpoint in list(self._endpoints):
+            endpoint.close()
 
 
 def _where(ip: str, port: int) -> tuple[bytes, int]:
