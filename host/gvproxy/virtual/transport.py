@@ -127,8 +127,10 @@ class VirtualTransport(asyncio.Transport):
             self._loop.call_soon(self._tell)
 
     def _tell(self) -> None:
-        """Call the protocol once.  Tasks it has started run before the next call, as with sockets:
-        aiohttp fails where a connection is lost in the turn in which it was made.
+        """Call the protocol once, and come back for more.
+
+        So the tasks it has started run before the next call, as they do with sockets: aiohttp fails
+        where a connection is lost in the turn in which it was made.
         """
         self._due = False
         if self._lost_told:
