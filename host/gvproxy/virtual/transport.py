@@ -167,6 +167,9 @@ class VirtualTransport(asyncio.Transport):
             self._protocol.connection_made(self)
             if not self.opened.done():
                 self.opened.set_result(None)
+        elif not (self._writing or self._lost) and len(self._outbox) <= self._low:
+            self._writing = True
+            self._protocol.resume_writing()
         elif self._inbox and self._reading:
             data = bytes(self._inbox[:MAX_READ])
             del self._inbox[:MAX_READ]
@@ -177,9 +180,6 @@ class VirtualTransport(asyncio.Transport):
             self._eof_told = True
             if not self._stream.eof_received():
                 self.close()
-        elif not (self._writing or self._lost) and len(self._outbox) <= self._low:
-            self._writing = True
-            self._protocol.resume_writing()
         else:
             return False
         return True

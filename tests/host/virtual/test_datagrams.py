@@ -29,6 +29,7 @@ class Endpoint(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, source: tuple[str, int]) -> None:
         assert not Recorder.in_batch
+        assert type(data) is bytes
         self.got.append((data, source))
 
     def error_received(self, error: Exception) -> None:

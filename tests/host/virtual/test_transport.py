@@ -213,6 +213,22 @@ def test_a_writer_is_paused_until_the_guest_reads(pair: Pair, guest: Guest) -> N
     assert pair.far.data == LARGE
 
 
+def test_a_writer_goes_on_before_more_is_read(pair: Pair) -> None:
+    """A guest that sends without end must not keep it waiting."""
+    pair.transport.set_write_buffer_limits(high=1000, low=0)
+    pair.transport.pause_reading()
+    pair.far.send(LARGE[: 3 * MAX_READ])
+    pair.far.reads = False
+    pair.transport.write(LARGE[: 2 * RECEIVE_BUFFER])
+    pair.run()
+    pair.far.read()
+    while pair.transport.get_write_buffer_size():
+        assert pair.loop.turn()
+    pair.transport.resume_reading()
+    pair.run()
+    assert pair.near.told == ["made", "pause", "resume", "data", "data", "data"]
+
+
 def test_many_small_writes_keep_their_order(pair: Pair) -> None:
     expected = b""
     for number in range(3000):
