@@ -25,10 +25,8 @@ def ask(network: Network, port: int = PORT, rest: bytes = b"") -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(10)
     sock.connect(str(network.gvproxy.path))
-    sock.sendall(
-        b"POST /tunnel?ip=%s&port=%d HTTP/1.1\r\nHost: x\r\n\r\n" % (DEVICE.encode(), port)
-    )
-    sock.sendall(rest)
+    head = b"POST /tunnel?ip=%s&port=%d HTTP/1.1\r\nHost: x\r\n\r\n" % (DEVICE.encode(), port)
+    sock.sendall(head + rest)
     return sock
 
 
