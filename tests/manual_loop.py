@@ -4,14 +4,17 @@ The kernel is not always done when a call returns, so `until` waits for the sock
 only: nothing depends on how long that takes.
 """
 
+import asyncio
 import select
 import socket
 from asyncio import AbstractEventLoop
 from collections import deque
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar, cast
 
 PATIENCE_MS = 10_000
+
+T = TypeVar("T")
 
 
 class Timer:
@@ -30,6 +33,7 @@ class ManualLoop:
         self.readers: dict[int, Callable[[], None]] = {}
         self.writers: dict[int, Callable[[], None]] = {}
         self.soon: deque[Callable[[], None]] = deque()
+        self.complaints: list[dict[str, Any]] = []
         self._timers: list[Timer] = []
 
     def as_loop(self) -> AbstractEventLoop:
@@ -55,8 +59,19 @@ class ManualLoop:
         assert fd >= 0
         return self.writers.pop(fd, None) is not None
 
-    def call_soon(self, callback: Callable[..., None], *args: object) -> None:
+    def call_soon(
+        self, callback: Callable[..., None], *args: object, context: object = None
+    ) -> None:
         self.soon.append(lambda: callback(*args))
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self.as_loop())
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        self.complaints.append(context)
+
+    def get_debug(self) -> bool:
+        return False
 
     def call_at(self, at: float, callback: Callable[..., None], *args: object) -> Timer:
         timer = Timer(at, lambda: callback(*args))
@@ -111,6 +126,16 @@ class ManualLoop:
                 return
             assert self.turn(PATIENCE_MS), "nothing happens any more"
         raise AssertionError("the loop spins")
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Make a task, which runs with the next turn."""
+        return asyncio.Task(coroutine, loop=self.as_loop())
+
+    def complete(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Turn until the coroutine has ended, and return what it returns."""
+        task = self.start(coroutine)
+        self.until(task.done)
+        return task.result()
 
     def advance(self, seconds: float) -> None:
         """Set the clock forward, timer by timer."""

@@ -17,8 +17,9 @@ from pathlib import Path
 from secrets import token_bytes
 
 from gvproxy.api.adopt import adopt
-from gvproxy.api.app import make_runner
+from gvproxy.api.app import make_app, make_guest_app, make_runner
 from gvproxy.api.stats import Totals, Tree, stats
+from gvproxy.api.tunnel import Tunnels
 from gvproxy.config import Config
 from gvproxy.errors import ForwarderError, StartError
 from gvproxy.flows.destinations import Destinations
@@ -37,10 +38,11 @@ from gvproxy.services.virtual import serve_dhcp, serve_dns
 from gvproxy.stack.port import StackConfig
 from gvproxy.stack.stack import Stack
 from gvproxy.tcp.states import ESTABLISHED
+from gvproxy.virtual import VirtualNetwork
 from gvproxy.wire import ethernet
 from taplink import endpoint, upgrade
 from taplink.endpoint import Endpoint, EndpointError, Scheme
-from taplink.framing import HYPERKIT, TAPLINK
+from taplink.framing import HYPERKIT, TAPLINK, Framing
 from taplink.notify import notifier
 from taplink.text import reason
 from taplink.upgrade import Request
@@ -55,6 +57,10 @@ OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6
 
 RESERVED = 256 + 64
 """Descriptors beside those of TCP, UDP and DNS: pings, and links, listeners, callers of the API."""
+
+API_PORT = 80
+"""Of the gateway's address, in the virtual network: Go's gvproxy has the guests' API there."""
+MAX_GUEST_CALLERS = 256
 
 CLOCK = 0.001
 """Seconds; what the loop can tell apart."""
@@ -131,6 +137,7 @@ class Daemon:
         share = descriptors // 4
         mappings, queries = min(MAX_MAPPINGS, share), min(MAX_IN_FLIGHT, share)
         rest = descriptors - mappings - queries - min(RESERVED, share)
+        self.network = VirtualNetwork(self.stack, loop)
         self._tcp = TcpFlows(self.stack, loop, destinations, config.connect_timeout, rest)
         self._udp = UdpFlows(self.stack, loop, destinations, mappings)
         self._echo = EchoFlows(self.stack, loop, destinations)
@@ -142,8 +149,11 @@ class Daemon:
         serve_dhcp(self.stack, self._dhcp)
         serve_dns(self.stack, self._dns, self._tcp)
         self.forwarder = Forwarder(loop, network, owned, self._tcp.dial)
-        self._reception = Reception(loop, self._take_link, self._take_http)
-        self._http = make_runner(self)
+        self._tunnels = Tunnels(self.stack, loop, self._tcp, config.connect_timeout)
+        posts = {"/connect": self._take_link, "/tunnel": self._take_tunnel}
+        self._reception = Reception(loop, posts, self._take_http)
+        self._http = make_runner(make_app(self))
+        self._guest_http = make_runner(make_guest_app(self.forwarder))
         self._adopting: set[asyncio.Task[None]] = set()
         self._departed = PortCounters()
         self._sockets: list[Path] = []
@@ -151,6 +161,12 @@ class Daemon:
     async def start(self) -> None:
         """Listen and publish as configured; raises StartError, and `close` cleans up."""
         await self._http.setup()
+        await self._guest_http.setup()
+        assert self._guest_http.server is not None
+        gateway = str(self._config.gateway_ip)
+        await self.network.create_server(
+            self._guest_http.server, gateway, API_PORT, max_clients=MAX_GUEST_CALLERS
+        )
         for where in self._config.listen:
             self._listen(where)
         for forward in self._config.forwards:
@@ -177,7 +193,9 @@ class Daemon:
         for path in self._sockets:
             with suppress(OSError):
                 path.unlink()
+        self._tunnels.close()
         self._tcp.close()
+        self.network.close()
         await asyncio.sleep(0)  # the loop's turn in which the resets leave
         for port in self._ports():
             port.close("the daemon ends")
@@ -187,6 +205,7 @@ class Daemon:
         if self._alarm is not None:
             self._alarm.cancel()
         await self._http.cleanup()
+        await self._guest_http.cleanup()
 
     # The stack's clock
 
@@ -216,8 +235,22 @@ class Daemon:
                 log.info("a guest left during the handshake: %s", reason(error))
                 sock.close()
                 return
+        self.attach(sock, framing, offload, request.rest)
+
+    def attach(
+        self,
+        sock: socket.socket,
+        framing: Framing = HYPERKIT,
+        offload: Offload = Offload.NONE,
+        rest: bytes = b"",
+    ) -> None:
+        """Attach the guest at the other end of a connected stream socket, non-blocking.
+
+        The socket is the daemon's from then on, and closed when the guest has gone.  Frames come
+        from the first byte on, without a handshake; `rest` has been read of them already.
+        """
         port = StreamPort(sock, framing, offload, self.stack, self._loop, self._link_closed)
-        port.start(request.rest)
+        port.start(rest)
         names = format_offload(offload) or "no offloads"
         log.info("guest %d has come (%s, %s)", port.number, framing.name, names)
 
@@ -225,12 +258,12 @@ class Daemon:
         log.info("guest %d has gone: %s", port.number, why)
         self._departed.add(port.counters)
 
+    def _take_tunnel(self, sock: socket.socket, request: Request) -> None:
+        if not _sent_away(sock):
+            self._tunnels.open(sock, request)
+
     def _take_http(self, sock: socket.socket, request: Request) -> None:
-        if sock.family == getattr(socket, "AF_VSOCK", None):
-            # Whoever calls over vsock is a guest, and the API is the host's.
-            with suppress(OSError):
-                sock.send(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n")
-            sock.close()
+        if _sent_away(sock):
             return
         server = self._http.server
         assert server is not None
@@ -282,3 +315,13 @@ class Daemon:
 
     def leases(self) -> dict[str, str]:
         return self._dhcp.leases(now=self._loop.time())
+
+
+def _sent_away(sock: socket.socket) -> bool:
+    """Close the connection of a caller over vsock: it is a guest, and the API is the host's."""
+    if sock.family != getattr(socket, "AF_VSOCK", None):
+        return False
+    with suppress(OSError):
+        sock.send(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n")
+    sock.close()
+    return True

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import stat
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,22 @@ def test_a_request_that_comes_with_the_end(run: Callable[..., None], path: Path)
     run(settings(path), scenario)
 
 
+def test_it_ends_while_a_tunnel_is_opened(run: Callable[..., None], path: Path) -> None:
+    async def scenario(daemon: Daemon) -> None:
+        async with Link(path) as link:
+            link.send(arp(GATEWAY))
+            await link.receive()
+            reader, writer = await asyncio.open_unix_connection(str(path))
+            writer.write(b"POST /tunnel?ip=192.168.127.2&port=22 HTTP/1.1\r\nHost: x\r\n\r\n")
+            syn = await link.receive()
+            assert (syn[36:38], syn[47]) == (b"\0\x16", 2)
+            await daemon.close()
+            assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+            writer.close()
+
+    run(settings(path), scenario)
+
+
 def test_a_guest_is_shown(run: Callable[..., None], path: Path) -> None:
     async def scenario(daemon: Daemon) -> None:
         async with Link(path) as link:
@@ -171,6 +188,24 @@ def test_a_guest_is_shown(run: Callable[..., None], path: Path) -> None:
         assert await get(path, "/cam") == {}
 
     run(settings(path), scenario)
+
+
+def test_a_guest_at_a_connected_socket(run: Callable[..., None], path: Path) -> None:
+    """For programs that have gvproxy inside: no listener, no handshake."""
+
+    async def scenario(daemon: Daemon) -> None:
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        daemon.attach(theirs)
+        reader, writer = await asyncio.open_connection(sock=ours)
+        frame = arp(GATEWAY)
+        writer.write(len(frame).to_bytes(2, "little") + frame)
+        size = int.from_bytes(await reader.readexactly(2), "little")
+        assert (await reader.readexactly(size))[12:14] == b"\x08\x06"
+        assert daemon.cam() == {"5a:94:ef:e4:0c:ee": 0}
+        writer.close()
+
+    run(replace(settings(path), listen=()), scenario)
 
 
 def test_leases_are_shown(run: Callable[..., None], path: Path) -> None:

@@ -23,6 +23,8 @@ package() { # COMMAND MANAGER
         nginx:apt-get) echo nginx-light ;;
         nft:*) echo nftables ;;
         pasta:*) echo passt ;;
+        ssh:apt-get) echo openssh-client ;;
+        ssh:dnf) echo openssh-clients ;;
         *) echo "$1" ;;
     esac
 }

@@ -84,10 +84,18 @@ def test_the_daemon_ends_with_guests_attached(world: World) -> None:
     with make_guest(world, gvproxy) as (guest, _), world.host.listen() as listener:
         sock = guest.connect(HOST, listener.getsockname()[1])
         server, _ = listener.accept()
-        with sock, server:
+        caller = guest.connect(GATEWAY, 80)
+        with sock, server, caller:
+            head = (
+                b"POST /services/forwarder/expose HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+            )
+            caller.sendall(head + b"{")
+            assert guest.run("curl", "--silent", f"http://{GATEWAY}/services/forwarder/all")
             gvproxy.process.stop(timeout=3.0)
-            with pytest.raises(ConnectionResetError):
-                sock.recv(1)
+            for end in (sock, caller):
+                with pytest.raises(ConnectionResetError):
+                    end.recv(1)
+    assert "Traceback" not in gvproxy.process.log.read_text()
     assert not gvproxy.path.exists()
     assert not pid_file.exists()
 

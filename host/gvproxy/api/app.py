@@ -1,4 +1,6 @@
-"""The HTTP API as an aiohttp application: handlers only, everything else is the backend's.
+"""The HTTP API as aiohttp applications: handlers only, everything else is the backend's.
+
+There are two of them, the host's and the smaller one that guests find at the gateway.
 
 Bodies are as Go's gvproxy has them: JSON in one line, errors as plain text, an empty 200 for what
 was done.  `_STATUS` is the one place where an error becomes a status.
@@ -64,10 +66,10 @@ class Backend(Protocol):
         """Return IP → MAC address."""
 
 
-def make_runner(backend: Backend) -> web.AppRunner:
-    """Make what serves the API, without a listener of its own; `adopt` gives it connections."""
+def make_runner(app: web.Application) -> web.AppRunner:
+    """Make what serves an application, without a listener: others give it connections."""
     return web.AppRunner(
-        make_app(backend),
+        app,
         handle_signals=False,
         access_log=None,
         shutdown_timeout=1.0,
@@ -88,18 +90,26 @@ class _ServerLog(logging.LoggerAdapter[logging.Logger]):
 
 
 def make_app(backend: Backend) -> web.Application:
-    """Build the application; it serves any number of listeners."""
-    app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY)
-    forwarder = backend.forwarder
+    """Build the host's application; it serves any number of listeners."""
+    app = make_guest_app(backend.forwarder)
     shown: dict[str, Callable[[], object]] = {
         "/stats": backend.stats,
         "/cam": backend.cam,
         "/leases": backend.leases,
         "/services/dhcp/leases": backend.leases,
-        "/services/forwarder/all": forwarder.all,
     }
     for path, show in shown.items():
         app.router.add_route("*", path, _get(show))
+    app.router.add_route("*", "/tunnel", _tunnel)
+    return app
+
+
+def make_guest_app(forwarder: Forwarder) -> web.Application:
+    """Build the guests' application: a guest publishes its ports itself, and sees no more.
+
+    Who calls is what its connection says, not a header.
+    """
+    app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY)
 
     async def expose(request: web.Request) -> web.Response:
         body = await _body(request)
@@ -116,9 +126,16 @@ def make_app(backend: Backend) -> web.Application:
         await forwarder.unexpose(_text(body, "local"), _text(body, "protocol") or "tcp")
         return web.Response()
 
+    app.router.add_route("*", "/services/forwarder/all", _get(forwarder.all))
     app.router.add_route("*", "/services/forwarder/expose", expose)
     app.router.add_route("*", "/services/forwarder/unexpose", unexpose)
     return app
+
+
+async def _tunnel(request: web.Request) -> web.Response:
+    """Refuse; a tunnel takes its connection before it is HTTP's (`gvproxy.api.tunnel`)."""
+    only = "post only" if request.method != "POST" else "only as a connection's first request"
+    raise web.HTTPBadRequest(text=only)
 
 
 def _get(show: Callable[[], object]) -> _Handler:

@@ -61,8 +61,9 @@ class HangUps:
 
     def _ready(self) -> None:
         assert self._epoll is not None
-        for fd, _ in self._epoll.poll(0, _EVENTS_AT_ONCE):
+        for fd, events in self._epoll.poll(0, _EVENTS_AT_ONCE):
             callback = self._watched.get(fd)
             if callback is not None:
                 self.forget(fd)
-                callback()
+                if events & select.EPOLLERR:  # else a unix socket whose other side has closed it
+                    callback()

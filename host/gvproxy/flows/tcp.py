@@ -80,7 +80,7 @@ class TcpFlows:
             log.debug("no connection to %s:%d: too many are being made", *address)
             self._refuse(connection, now)
             return
-        if len(self.open) >= self._limit:
+        if self.full:
             self._complaint.warn(now, "no connection for a guest: there are %d", self._limit)
             self._refuse(connection, now)
             return
@@ -115,6 +115,22 @@ class TcpFlows:
         except OSError as error:
             self._complaint.warn(now, "no connection to the guest: %s", error)
             flow.discard(reset=True)
+
+    @property
+    def full(self) -> bool:
+        """There are as many flows as there may be."""
+        return len(self.open) >= self._limit
+
+    def join(self, connection: Connection, sock: socket.socket, first: bytes, now: float) -> None:
+        """Join an established connection to a socket, non-blocking, which the flow owns then.
+
+        `first` has been read of it already.
+        """
+        flow = TcpFlow(self, connection, sock)
+        connection.user = flow
+        if first:
+            self.loop.call_soon(flow.send_first, first)
+        flow.established(now)
 
     def nobody_answers(self, connection: Connection, now: float) -> None:
         """Say that there is no guest where a published port leads."""
@@ -269,6 +285,11 @@ class TcpFlow:
             self._loop.call_soon(self._close)
 
     # What the socket does
+
+    def send_first(self, data: bytes) -> None:
+        """Send what was read of the socket before it was this flow's."""
+        if self.connection is not None:
+            calls.send(self.connection, data, self._loop.time())
 
     def _readable(self) -> None:
         self._pump(self._loop.time())

@@ -1,14 +1,14 @@
 """Takes what comes to the daemon's listening sockets and finds out what it wants.
 
 The first request head of a connection is read here, not by an HTTP library, for behind the head of
-/connect frames may follow in the same read.  A link goes to `link`; anything else goes, with the
-bytes read so far, to `http`.
+/connect frames may follow in the same read, and behind that of /tunnel what is for the guest.  Each
+of `posts` gets the POSTs to one path; anything else goes, with the bytes read so far, to `http`.
 """
 
 import logging
 import socket
 from asyncio import AbstractEventLoop
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from gvproxy.ports.acceptor import Acceptor
@@ -31,9 +31,11 @@ Handler = Callable[[socket.socket, Request], None]
 class Reception:
     """Listens on any number of sockets until it is closed."""
 
-    def __init__(self, loop: AbstractEventLoop, link: Handler, http: Handler) -> None:
+    def __init__(
+        self, loop: AbstractEventLoop, posts: Mapping[str, Handler], http: Handler
+    ) -> None:
         self._loop = loop
-        self._link = link
+        self._posts = posts
         self._http = http
         self._acceptors: list[Acceptor] = []
         self._waiting: dict[_Visitor, None] = {}
@@ -57,8 +59,8 @@ class Reception:
 
     def _decide(self, sock: socket.socket, request: Request) -> None:
         path = request.target.partition("?")[0]
-        handler = self._link if (request.method, path) == ("POST", "/connect") else self._http
-        handler(sock, request)
+        posts = self._posts if request.method == "POST" else {}
+        posts.get(path, self._http)(sock, request)
 
 
 class _Visitor:

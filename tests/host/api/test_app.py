@@ -138,11 +138,19 @@ def test_the_caller_is_whoever_calls(port: int) -> None:
     serve(scenario)
 
 
-@pytest.mark.parametrize("path", [EXPOSE, UNEXPOSE])
+@pytest.mark.parametrize("path", [EXPOSE, UNEXPOSE, "/tunnel?ip=192.168.127.2&port=22"])
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
 def test_post_only(path: str, method: str) -> None:
     async def scenario(api: Api) -> None:
         assert await api.call(method, path) == (400, "post only\n")
+
+    serve(scenario)
+
+
+def test_a_tunnel_behind_another_request() -> None:
+    async def scenario(api: Api) -> None:
+        said = "only as a connection's first request\n"
+        assert await api.call("POST", "/tunnel?ip=192.168.127.2&port=22") == (400, said)
 
     serve(scenario)
 
@@ -313,7 +321,7 @@ def test_a_refused_call_is_one_line_of_the_log(
 async def exchange(request: bytes, *, leave: bool = False) -> list[int]:
     """Send bytes to the API as the daemon serves it; return the statuses of all answers."""
     made = Backend()
-    runner = app.make_runner(made)
+    runner = app.make_runner(app.make_app(made))
     await runner.setup()
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
@@ -349,3 +357,64 @@ def test_each_error_of_the_forwarder_has_a_status() -> None:
         if issubclass(error, errors.ForwarderError) and error is not errors.ForwarderError
     }
     assert raised == app._STATUS.keys()
+
+
+class Published:
+    """A forwarder that notes who calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+
+    async def expose(self, *arguments: object) -> None:
+        self.calls.append(arguments)
+
+    async def unexpose(self, *arguments: object) -> None:
+        self.calls.append(arguments)
+
+    def all(self) -> list[dict[str, str]]:
+        return [{"local": ":1", "remote": "192.168.127.2:1", "protocol": "tcp"}]
+
+
+def serve_guests(scenario: Callable[[Api, Published], Awaitable[None]]) -> None:
+    async def run() -> None:
+        published = Published()
+        served = app.make_guest_app(published)  # type: ignore[arg-type]
+        async with TestClient(TestServer(served)) as client:
+            await scenario(Api(client), published)
+
+    asyncio.run(run())
+
+
+def test_guests_have_the_forwarder() -> None:
+    async def scenario(api: Api, published: Published) -> None:
+        shown = '[{"local":":1","remote":"192.168.127.2:1","protocol":"tcp"}]\n'
+        assert await api.call("GET", ALL) == (200, shown)
+        assert await api.post(EXPOSE, local=":1", remote=":2") == (200, "")
+        assert await api.post(UNEXPOSE, local=":1") == (200, "")
+        assert await api.call("GET", EXPOSE) == (400, "post only\n")
+        assert [call[:2] for call in published.calls] == [(":1", ":2"), (":1", "tcp")]
+
+    serve_guests(scenario)
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/stats", "/cam", "/leases", "/services/dhcp/leases", "/tunnel", "/connect"]
+)
+def test_guests_have_nothing_else(path: str) -> None:
+    async def scenario(api: Api, published: Published) -> None:
+        for method in ("GET", "POST"):
+            assert await api.call(method, path) == (404, "404: Not Found\n")
+
+    serve_guests(scenario)
+
+
+def test_a_guest_is_who_its_connection_says() -> None:
+    async def run() -> None:
+        published = Published()
+        server = TestServer(app.make_guest_app(published))  # type: ignore[arg-type]
+        headers = {"X-Forwarded-For": "192.168.127.9", "Forwarded": "for=192.168.127.9"}
+        async with TestClient(server, headers=headers) as client:
+            await client.post(EXPOSE, json={"local": ":1", "remote": ":2"})
+        assert published.calls == [(":1", ":2", "tcp", "127.0.0.1")]
+
+    asyncio.run(run())

@@ -20,11 +20,15 @@ class Bench:
     def __init__(self) -> None:
         self.loop = ManualLoop()
         self.links: list[tuple[socket.socket, Request]] = []
+        self.tunnels: list[tuple[socket.socket, Request]] = []
         self.http: list[tuple[socket.socket, Request]] = []
         self.clients: list[socket.socket] = []
         self.reception = Reception(
             self.loop.as_loop(),
-            lambda sock, request: self.links.append((sock, request)),
+            {
+                "/connect": lambda sock, request: self.links.append((sock, request)),
+                "/tunnel": lambda sock, request: self.tunnels.append((sock, request)),
+            },
             lambda sock, request: self.http.append((sock, request)),
         )
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -48,7 +52,7 @@ class Bench:
         self.reception.close()
         assert self.loop.idle
         assert not self.reception._waiting
-        for sock, _ in self.links + self.http:
+        for sock, _ in self.links + self.tunnels + self.http:
             assert not sock.getblocking()
             sock.close()
         for client in self.clients:
@@ -83,6 +87,13 @@ def test_frames_may_follow_the_head_in_the_same_read(bench: Bench, rest: bytes) 
     assert bench.loop.timers == []
 
 
+def test_a_tunnels_bytes_may_follow_as_well(bench: Bench) -> None:
+    bench.connect().sendall(CONNECT.replace(b"connect", b"tunnel?ip=1.2.3.4") + b"SSH-2.0-x")
+    bench.loop.until(lambda: bench.tunnels)
+    ((_, request),) = bench.tunnels
+    assert (request.target, request.rest) == ("/tunnel?ip=1.2.3.4", b"SSH-2.0-x")
+
+
 def test_a_head_may_come_byte_by_byte(bench: Bench) -> None:
     client = bench.connect()
     for byte in CONNECT:
@@ -97,13 +108,14 @@ def test_anything_else_is_http_with_what_was_read(bench: Bench) -> None:
         GET,
         b"POST /connections HTTP/1.1\r\nHost: x\r\n\r\n",
         CONNECT.replace(b"POST", b"GET"),
+        CONNECT.replace(b"POST /connect", b"GET /tunnel"),
     ):
         bench.connect().sendall(head + b"body")
         bench.loop.until(lambda: bench.http)
         _, request = bench.http[-1]
         assert request.head + request.rest == head + b"body"
         bench.http.pop()[0].close()
-    assert bench.links == []
+    assert bench.links == bench.tunnels == []
 
 
 def test_a_query_is_no_part_of_the_path(bench: Bench) -> None:
