@@ -54,5 +54,9 @@ class BadPortError(ForwarderError):
     """A port is no number from 1 to 65535."""
 
 
+class ForbiddenError(ForwarderError):
+    """A guest asks for what concerns another."""
+
+
 class ListenError(ForwarderError):
     """The local address cannot be listened on: it is malformed, busy, or not this machine's."""

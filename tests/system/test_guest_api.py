@@ -45,6 +45,17 @@ def test_a_guest_publishes_its_own_port(network: Network) -> None:
     network.gvproxy.wait_until_unused()
 
 
+def test_a_guest_leaves_others_alone(network: Network) -> None:
+    other = "192.168.127.77"
+    status, text = post(network, "expose", local=LOCAL, remote=f"{other}:22")
+    assert status == 403
+    assert text == f"{DEVICE} may publish its own ports, not those of {other}\n"
+    network.gvproxy.expose(LOCAL, f"{other}:22")
+    status, text = post(network, "unexpose", local=LOCAL)
+    assert (status, text) == (403, f"{DEVICE} may not take back what leads to {other}\n")
+    network.gvproxy.unexpose(LOCAL)
+
+
 @pytest.mark.parametrize(
     ("path", "status", "text"),
     [

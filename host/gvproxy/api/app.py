@@ -20,6 +20,7 @@ from gvproxy.errors import (
     BadLocalError,
     BadPortError,
     BadRemoteError,
+    ForbiddenError,
     ForwarderError,
     ListenError,
     NotExposedError,
@@ -41,6 +42,7 @@ _STATUS: dict[type[ForwarderError], int] = {
     UnknownProtocolError: 500,
     BadPortError: 500,
     ListenError: 500,
+    ForbiddenError: 403,
     BadLocalError: 400,
     BadRemoteError: 400,
     NotSupportedError: 501,
@@ -123,7 +125,9 @@ def make_guest_app(forwarder: Forwarder) -> web.Application:
 
     async def unexpose(request: web.Request) -> web.Response:
         body = await _body(request)
-        await forwarder.unexpose(_text(body, "local"), _text(body, "protocol") or "tcp")
+        await forwarder.unexpose(
+            _text(body, "local"), _text(body, "protocol") or "tcp", request.remote or None
+        )
         return web.Response()
 
     app.router.add_route("*", "/services/forwarder/all", _get(forwarder.all))

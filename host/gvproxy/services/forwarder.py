@@ -3,6 +3,9 @@
 Here is the host's half: addresses are checked, and sockets listen.  Each accepted connection is
 handed to `dial`, which makes the one to the guest.  Taking a port back ends the listening;
 connections that exist go on.
+
+Whoever calls from inside the virtual network is a guest, and may publish and take back its own
+ports only.
 """
 
 import logging
@@ -19,6 +22,7 @@ from gvproxy.errors import (
     BadLocalError,
     BadPortError,
     BadRemoteError,
+    ForbiddenError,
     ListenError,
     NotExposedError,
     NotSupportedError,
@@ -47,7 +51,8 @@ class Protocol(StrEnum):
 class _Published:
     """One published port."""
 
-    remote: str
+    address: IPv4Address
+    port: int
     acceptor: Acceptor
 
 
@@ -72,31 +77,44 @@ class Forwarder:
         `local` is `address:port` or `:port` for all addresses of the host.  `remote` is
         `address:port` in the virtual network, or `:port` of the caller, whose address `caller` is.
         """
+        guest = self._guest(caller)
         _check(protocol)
         if local in self._published:
             raise AlreadyExposedError(protocol, local)
         address, port = self._remote(remote, caller)
+        if guest not in (None, address):
+            raise ForbiddenError(f"{guest} may publish its own ports, not those of {address}")
 
         def accepted(sock: socket.socket) -> None:
             self._dial(sock, address.packed, port)
 
         acceptor = Acceptor(self._loop, _listen(local), accepted)
-        self._published[local] = _Published(f"{address}:{port}", acceptor)
+        self._published[local] = _Published(address, port, acceptor)
         log.info("%s leads to %s:%d", local, address, port)
 
-    async def unexpose(self, local: str, protocol: str = Protocol.TCP) -> None:
+    async def unexpose(
+        self, local: str, protocol: str = Protocol.TCP, caller: str | None = None
+    ) -> None:
         """Take a published port back; raises ForwarderError."""
+        guest = self._guest(caller)
         _check(protocol)
-        published = self._published.pop(local, None)
+        published = self._published.get(local)
         if published is None:
             raise NotExposedError
+        if guest not in (None, published.address):
+            raise ForbiddenError(f"{guest} may not take back what leads to {published.address}")
+        del self._published[local]
         published.acceptor.close()
         log.info("%s leads nowhere any more", local)
 
     def all(self) -> list[dict[str, str]]:
         """Return what is published, by local address, as the API shows it."""
         return [
-            {"local": local, "remote": published.remote, "protocol": Protocol.TCP}
+            {
+                "local": local,
+                "remote": f"{published.address}:{published.port}",
+                "protocol": Protocol.TCP,
+            }
             for local, published in sorted(self._published.items())
         ]
 
@@ -105,6 +123,14 @@ class Forwarder:
         for published in self._published.values():
             published.acceptor.close()
         self._published.clear()
+
+    def _guest(self, caller: str | None) -> IPv4Address | None:
+        """Return the address of a caller that is a guest; None for the host itself."""
+        try:
+            address = IPv4Address(caller or "")
+        except ValueError:
+            return None
+        return address if address in self._subnet else None
 
     def _remote(self, remote: str, caller: str | None) -> tuple[IPv4Address, int]:
         host, separator, port = remote.rpartition(":")

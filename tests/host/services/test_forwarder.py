@@ -34,8 +34,8 @@ class Bench:
     ) -> None:
         asyncio.run(self.forwarder.expose(local, remote, protocol, caller))
 
-    def unexpose(self, local: str, protocol: str = "tcp") -> None:
-        asyncio.run(self.forwarder.unexpose(local, protocol))
+    def unexpose(self, local: str, protocol: str = "tcp", caller: str | None = None) -> None:
+        asyncio.run(self.forwarder.unexpose(local, protocol, caller))
 
     def connect(self, port: int, host: str = "127.0.0.1") -> socket.socket:
         client = socket.create_connection((host, port))
@@ -115,6 +115,30 @@ def test_what_is_published_is_shown_by_local_address(bench: Bench) -> None:
 def test_a_port_alone_is_the_callers(bench: Bench, port: int) -> None:
     bench.expose(f"127.0.0.1:{port}", ":80", caller="192.168.127.77")
     assert bench.forwarder.all()[0]["remote"] == "192.168.127.77:80"
+
+
+def test_a_guest_publishes_and_takes_back_its_own_ports_only(bench: Bench, port: int) -> None:
+    local, other = f"127.0.0.1:{port}", "192.168.127.77"
+    with pytest.raises(
+        errors.ForbiddenError, match=f"{other} may publish its own ports, not those of {GUEST}"
+    ):
+        bench.expose(local, f"{GUEST}:80", caller=other)
+    assert bench.forwarder.all() == []
+    bench.expose(local, f"{GUEST}:80", caller=GUEST)
+    with pytest.raises(
+        errors.ForbiddenError, match=f"{other} may not take back what leads to {GUEST}"
+    ):
+        bench.unexpose(local, caller=other)
+    assert len(bench.forwarder.all()) == 1
+    bench.unexpose(local, caller=GUEST)
+    assert bench.forwarder.all() == []
+
+
+@pytest.mark.parametrize("caller", [None, "", "127.0.0.1", "::1", "10.0.0.1"])
+def test_the_host_publishes_anybodys(bench: Bench, port: int, caller: str | None) -> None:
+    bench.expose(f"127.0.0.1:{port}", f"{GUEST}:80", caller=caller)
+    bench.unexpose(f"127.0.0.1:{port}", caller=caller)
+    assert bench.forwarder.all() == []
 
 
 def test_what_was_taken_back_is_free_again(bench: Bench, port: int) -> None:
