@@ -8,10 +8,14 @@ import asyncio
 import json
 import logging
 from collections import deque
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 
 from gvproxy.complaint import Complaint
+from gvproxy.stack.port import Port
+from gvproxy.stack.switch import MAX_STATIONS
+from gvproxy.wire.ethernet import format_mac
 from taplink.text import reason
 
 log = logging.getLogger(__name__)
@@ -31,6 +35,28 @@ class Event(StrEnum):
     ESTABLISHED = "connection_established"  # a guest's first frame
     CLOSED = "connection_closed"
     HYPERVISOR_ERROR = "hypervisor_error"  # a link could not be made
+
+
+class Presence:
+    """Turns MAC addresses behind ports into events: a guest has come, a guest has gone."""
+
+    def __init__(self, send: Callable[[Event, str], None]) -> None:
+        self._send = send
+        self._ports: dict[bytes, int] = {}
+
+    def appeared(self, mac: bytes, port: Port) -> None:
+        """Take note of a frame from a MAC address that was not behind this port."""
+        if mac not in self._ports:
+            if len(self._ports) >= MAX_STATIONS:
+                return
+            self._send(Event.ESTABLISHED, format_mac(mac))
+        self._ports[mac] = port.number
+
+    def closed(self, port: Port) -> None:
+        """Take note of the end of a port; guests that have moved to another are still there."""
+        for mac in [mac for mac, number in self._ports.items() if number == port.number]:
+            del self._ports[mac]
+            self._send(Event.CLOSED, format_mac(mac))
 
 
 class Notifications:

@@ -4,12 +4,14 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from gvproxy.services import notifications
-from gvproxy.services.notifications import Event, Notifications
+from gvproxy.services.notifications import Event, Notifications, Presence
+from gvproxy.stack.switch import MAX_STATIONS
 
 
 class Listener:
@@ -103,3 +105,44 @@ def test_one_that_does_not_accept_holds_nothing_up(
         assert sender._task.cancelled()
 
     run(scenario)
+
+
+@dataclass
+class FakePort:
+    number: int
+
+
+def test_a_guest_comes_once_and_goes_with_its_port() -> None:
+    told: list[tuple[str, str]] = []
+    presence = Presence(lambda event, mac: told.append((event, mac)))
+    one, other = FakePort(0), FakePort(1)
+
+    def appeared(mac: bytes, port: FakePort) -> None:
+        presence.appeared(mac, port)  # type: ignore[arg-type]
+
+    def closed(port: FakePort) -> None:
+        presence.closed(port)  # type: ignore[arg-type]
+
+    appeared(b"\2" * 6, one)
+    appeared(b"\2" * 6, one)  # its station had aged
+    appeared(b"\4" * 6, one)
+    appeared(b"\2" * 6, other)  # it has moved
+    assert told == [
+        ("connection_established", "02:02:02:02:02:02"),
+        ("connection_established", "04:04:04:04:04:04"),
+    ]
+    told.clear()
+    closed(one)
+    assert told == [("connection_closed", "04:04:04:04:04:04")]
+    closed(other)
+    assert told[1:] == [("connection_closed", "02:02:02:02:02:02")]
+    appeared(b"\2" * 6, one)
+    assert told[2:] == [("connection_established", "02:02:02:02:02:02")]
+
+
+def test_a_flood_of_addresses_is_not_told_of() -> None:
+    told: list[str] = []
+    presence = Presence(lambda event, mac: told.append(mac))
+    for number in range(MAX_STATIONS + 100):
+        presence.appeared(number.to_bytes(6, "big"), FakePort(0))  # type: ignore[arg-type]
+    assert len(told) == MAX_STATIONS
