@@ -7,27 +7,34 @@ from socket import inet_ntoa
 
 log = logging.getLogger(__name__)
 
-_CLOSED = tuple(
-    (int(network.network_address), int(network.netmask))
-    for network in map(
-        IPv4Network,
-        (
-            "0.0.0.0/8",  # this network (RFC 1122 §3.2.1.3)
-            "127.0.0.0/8",  # the host's own loopback: only through the NAT table
-            "169.254.0.0/16",  # link-local, the clouds' metadata among it
-            "224.0.0.0/4",  # multicast
-            "240.0.0.0/4",  # reserved, and broadcast
-        ),
-    )
+_LINK_LOCAL = IPv4Network("169.254.0.0/16")
+"""The clouds' metadata, with a machine's credentials, is among it."""
+_CLOSED = (
+    IPv4Network("0.0.0.0/8"),  # this network (RFC 1122 §3.2.1.3)
+    IPv4Network("127.0.0.0/8"),  # the host's own loopback: only through the NAT table
+    _LINK_LOCAL,
+    IPv4Network("224.0.0.0/4"),  # multicast
+    IPv4Network("240.0.0.0/4"),  # reserved, and broadcast
 )
 
 
 class Destinations:
     """NAT table first, then what is closed to guests, then the address itself."""
 
-    def __init__(self, nat: Mapping[IPv4Address, IPv4Address], subnet: IPv4Network) -> None:
+    def __init__(
+        self,
+        nat: Mapping[IPv4Address, IPv4Address],
+        subnet: IPv4Network,
+        *,
+        link_local: bool = False,
+    ) -> None:
+        """`link_local` opens 169.254.0.0/16, as `-ec2-metadata-access` does in Go's gvproxy."""
         self._nat = {guest.packed: str(host) for guest, host in nat.items()}
-        self._closed = (*_CLOSED, (int(subnet.network_address), int(subnet.netmask)))
+        self._closed = tuple(
+            (int(network.network_address), int(network.netmask))
+            for network in (*_CLOSED, subnet)
+            if not (link_local and network is _LINK_LOCAL)
+        )
 
     def resolve(self, address: bytes) -> str | None:
         """Return the host's address for a guest's destination, None for one that is closed."""

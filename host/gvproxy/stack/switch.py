@@ -1,6 +1,7 @@
 """The Ethernet switch: which MAC is behind which port, and frames from one guest to another."""
 
 import logging
+from collections.abc import Callable
 from itertools import count
 from math import inf
 
@@ -26,6 +27,8 @@ class Switch:
         """Frames above `mtu` reach only ports with offloads."""
         self.ports: dict[int, Port] = {}
         self.stations: dict[bytes, Station] = {}
+        self.appeared: Callable[[bytes, Port], None] = lambda mac, port: None
+        """Called with a MAC address that is new, or behind another port than before."""
         self._largest = ethernet.SIZE + _VLAN_TAG + mtu
         self._counters = counters
         self._numbers = count()
@@ -65,10 +68,12 @@ class Switch:
                     self._counters.stations_refused += 1
                     return None
             station = self.stations[mac] = Station(mac, port, now)
+            self.appeared(mac, port)
         elif station.port is not port:
             text = "%s moved to port %d"
             self._moved.warn(now, text, ethernet.format_mac(mac), port.number)
             station.port = port
+            self.appeared(mac, port)
         station.seen = now
         return station
 

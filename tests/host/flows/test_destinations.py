@@ -55,3 +55,18 @@ def test_destination(guest: str, host: str | None, caplog: pytest.LogCaptureFixt
     destinations = Destinations(NAT, IPv4Network("192.168.127.0/24"))
     assert destinations.resolve(socket.inet_aton(guest)) == host
     assert caplog.messages == ([f"{guest} is closed to guests"] if host is None else [])
+
+
+@pytest.mark.parametrize(
+    ("guest", "host"),
+    [
+        ("169.254.169.254", "169.254.169.254"),
+        ("169.254.170.2", "169.254.170.2"),
+        ("127.0.0.1", None),
+        ("192.168.127.77", None),
+        ("224.0.0.1", None),
+    ],
+)
+def test_metadata_may_be_opened(guest: str, host: str | None) -> None:
+    destinations = Destinations({}, IPv4Network("192.168.127.0/24"), link_local=True)
+    assert destinations.resolve(socket.inet_aton(guest)) == host

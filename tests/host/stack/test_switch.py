@@ -129,6 +129,16 @@ def test_a_station_moves_with_its_guest() -> None:
     assert bench.stack.switch.table() == {MAC: 0, OTHER_MAC: 2}
 
 
+def test_whoever_appears_behind_a_port_is_told_of() -> None:
+    bench = Bench()
+    other = bench.attach()
+    told: list[tuple[bytes, int]] = []
+    bench.stack.switch.appeared = lambda mac, port: told.append((mac, port.number))
+    bench.give(arp(GUEST), arp(GUEST))
+    bench.give(arp(GUEST), port=other)
+    assert told == [(MAC, 0), (MAC, 1)]
+
+
 def test_the_table_shows_only_ports_that_are_there() -> None:
     bench, other = pair()
     bench.stack.detach(other, bench.now)
