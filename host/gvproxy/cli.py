@@ -24,15 +24,11 @@ _LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 _NOT_SUPPORTED_YET = (
     "config",
-    "services",
     "listen-qemu",
     "listen-vpnkit",
     "listen-bess",
     "listen-stdio",
     "listen-vfkit",
-    "pcap",
-    "notification",
-    "ec2-metadata-access",
     "forward-sock",
     "forward-dest",
     "forward-user",
@@ -56,6 +52,7 @@ def parse(argv: Sequence[str]) -> Config:
     options = _parser().read(argv)
     return configure(
         listen=options.listen,
+        services=options.services,
         mtu=options.mtu,
         ssh_port=options.ssh_port,
         subnet=options.subnet,
@@ -67,6 +64,9 @@ def parse(argv: Sequence[str]) -> Config:
         debug=options.debug,
         log_file=options.log_file,
         pid_file=options.pid_file,
+        pcap=options.pcap,
+        notification=options.notification,
+        ec2_metadata=options.ec2_metadata,
     )
 
 
@@ -109,6 +109,11 @@ def _parser() -> flags.Parser:
         metavar="URL",
         help="take guests and API calls at vsock://[CID]:PORT, unix:///PATH or tcp://HOST:PORT; "
         f"may be given more than once (default {settings.DEFAULT_LISTEN})",
+    )
+    add(
+        "--services",
+        metavar="URL",
+        help="take API calls there as well, and no guests",
     )
     add(
         "--mtu",
@@ -155,6 +160,17 @@ def _parser() -> flags.Parser:
     )
     add("--log-file", metavar="FILE", help="append the log to FILE, instead of standard error")
     add("--pid-file", metavar="FILE", help="write the process id to FILE, removed at the end")
+    add("--pcap", metavar="FILE", help="record all frames in FILE, for Wireshark and tcpdump")
+    add(
+        "--notification",
+        metavar="PATH",
+        help="tell the unix socket PATH of guests that come and go, in JSON",
+    )
+    parser.add_switch(
+        "--ec2-metadata-access",
+        "let guests reach 169.254.0.0/16 and with it the cloud's metadata",
+        dest="ec2_metadata",
+    )
     parser.add_switch("--debug", "log in detail")
     for name in _NOT_SUPPORTED_YET:
         add(f"--{name}", dest=name, nargs="?", action=_NotSupportedYet, help=argparse.SUPPRESS)

@@ -86,12 +86,16 @@ class Forward:
 class Config:
     """All settings of a daemon; made by `configure`.
 
+    `listen` takes guests and API calls, `services` only the latter.  `notification` is the socket
+    of whoever wants to hear of guests.
+
     `search_domains` is None where the host's resolv.conf decides.  `nat` maps addresses inside
     the virtual network to what is dialled for them outside.  `virtual_ips` answer ARP and ping as
     the gateway does.  `connect_timeout` and `keepalive` are in seconds; the latter may be infinite.
     """
 
     listen: tuple[Endpoint, ...]
+    services: tuple[Endpoint, ...]
     mtu: int
     ssh_port: int | None
     subnet: IPv4Network
@@ -103,6 +107,9 @@ class Config:
     debug: bool
     log_file: Path | None
     pid_file: Path | None
+    pcap: Path | None
+    notification: Path | None
+    ec2_metadata: bool
     zones: tuple[Zone, ...]
     search_domains: tuple[str, ...] | None
     nat: Mapping[IPv4Address, IPv4Address]
@@ -116,6 +123,7 @@ class Config:
 def configure(
     *,
     listen: Sequence[str] = (),
+    services: str | None = None,
     mtu: int = DEFAULT_MTU,
     ssh_port: int = DEFAULT_SSH_PORT,
     subnet: str = DEFAULT_SUBNET,
@@ -127,6 +135,9 @@ def configure(
     debug: bool = False,
     log_file: str | None = None,
     pid_file: str | None = None,
+    pcap: str | None = None,
+    notification: str | None = None,
+    ec2_metadata: bool = False,
 ) -> Config:
     """Check the settings and fill in the defaults; raises ConfigError.
 
@@ -158,8 +169,10 @@ def configure(
         f"{device}:{DEVICE_SSH_PORT}",
         hint=f"-ssh-port chooses another, {NO_SSH_PORT} none",
     )
+    where = _endpoints("-listen", listen or (DEFAULT_LISTEN,))
     return Config(
-        listen=_endpoints(listen or (DEFAULT_LISTEN,)),
+        listen=where,
+        services=_endpoints("-services", (services,) if services else (), where),
         mtu=mtu,
         ssh_port=None if ssh_port == NO_SSH_PORT else ssh_port,
         subnet=network,
@@ -171,6 +184,9 @@ def configure(
         debug=debug,
         log_file=Path(log_file) if log_file else None,
         pid_file=Path(pid_file) if pid_file else None,
+        pcap=Path(pcap) if pcap else None,
+        notification=_notification(notification) if notification else None,
+        ec2_metadata=ec2_metadata,
         zones=tuple(Zone(name, records) for name in BUILT_IN_ZONES),
         search_domains=None,
         nat={host: LOOPBACK},
@@ -182,15 +198,28 @@ def configure(
     )
 
 
-def _endpoints(urls: Sequence[str]) -> tuple[Endpoint, ...]:
-    try:
-        endpoints = tuple(endpoint.parse_listener(url) for url in urls)
-    except endpoint.EndpointError as error:
-        raise ConfigError(f"-listen: {error}") from error
-    for index, one in enumerate(endpoints):
-        if one in endpoints[:index]:
-            raise ConfigError(f"-listen: {one} is given twice")
+def _endpoints(
+    flag: str, urls: Sequence[str], others: tuple[Endpoint, ...] = ()
+) -> tuple[Endpoint, ...]:
+    """Read the URLs of listeners, each of which is one besides `others`."""
+    endpoints: tuple[Endpoint, ...] = ()
+    for url in urls:
+        try:
+            one = endpoint.parse_listener(url)
+        except endpoint.EndpointError as error:
+            raise ConfigError(f"{flag}: {error}") from error
+        if one in others or one in endpoints:
+            raise ConfigError(f"{flag}: {one} is given twice")
+        endpoints += (one,)
     return endpoints
+
+
+def _notification(text: str) -> Path:
+    """Read the path of a unix socket, as such or as a URL."""
+    path = text.removeprefix("unix://")
+    if "://" in path or "\0" in path or not path:
+        raise ConfigError(f"-notification must be the path of a unix socket, not {text!r}")
+    return Path(path)
 
 
 def _subnet(text: str) -> IPv4Network:

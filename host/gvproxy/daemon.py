@@ -26,12 +26,14 @@ from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.echo import EchoFlows
 from gvproxy.flows.tcp import TcpFlows
 from gvproxy.flows.udp import MAX_MAPPINGS, UdpFlows
+from gvproxy.ports.capture import Capture, CapturedPort
 from gvproxy.ports.reception import Reception
 from gvproxy.ports.stream import PortCounters, StreamPort
 from gvproxy.process import descriptor_limit, pid_file, raise_descriptor_limit, resident_bytes
 from gvproxy.services.dhcp import DhcpServer
 from gvproxy.services.dns import DnsServer
 from gvproxy.services.forwarder import Forwarder
+from gvproxy.services.notifications import Event, Notifications, Presence
 from gvproxy.services.resolvconf import ResolvConf
 from gvproxy.services.resolver import MAX_IN_FLIGHT, Resolver
 from gvproxy.services.virtual import serve_dhcp, serve_dns
@@ -131,7 +133,7 @@ class Daemon:
             secret=token_bytes(32),
             wake=self._wake,
         )
-        destinations = Destinations(config.nat, network)
+        destinations = Destinations(config.nat, network, link_local=config.ec2_metadata)
         # None of them leaves the others without descriptors, nor the API.
         descriptors = descriptor_limit()
         share = descriptors // 4
@@ -152,6 +154,11 @@ class Daemon:
         self._tunnels = Tunnels(self.stack, loop, self._tcp, config.connect_timeout)
         posts = {"/connect": self._take_link, "/tunnel": self._take_tunnel}
         self._reception = Reception(loop, posts, self._take_http)
+        self._desk = Reception(loop, {"/tunnel": self._take_tunnel}, self._take_http)
+        self._capture: Capture | None = None
+        self._notifications = Notifications(config.notification) if config.notification else None
+        self._presence = Presence(self._notify)
+        self.stack.switch.appeared = self._presence.appeared
         self._http = make_runner(make_app(self))
         self._guest_http = make_runner(make_guest_app(self.forwarder))
         self._adopting: set[asyncio.Task[None]] = set()
@@ -160,6 +167,8 @@ class Daemon:
 
     async def start(self) -> None:
         """Listen and publish as configured; raises StartError, and `close` cleans up."""
+        if self._config.pcap is not None:
+            self._capture = Capture(self._config.pcap, self._loop)
         await self._http.setup()
         await self._guest_http.setup()
         assert self._guest_http.server is not None
@@ -168,27 +177,35 @@ class Daemon:
             self._guest_http.server, gateway, API_PORT, max_clients=MAX_GUEST_CALLERS
         )
         for where in self._config.listen:
-            self._listen(where)
+            self._listen("-listen", where, self._reception)
+        for where in self._config.services:
+            self._listen("-services", where, self._desk)
         for forward in self._config.forwards:
             try:
                 await self.forwarder.expose(forward.local, forward.remote, forward.protocol)
             except ForwarderError as error:
                 hint = f" ({forward.hint})" if forward.hint else ""
                 raise StartError(f"{error}{hint}") from error
+        self._notify(Event.READY)
 
-    def _listen(self, where: Endpoint) -> None:
+    def _listen(self, flag: str, where: Endpoint, reception: Reception) -> None:
         try:
             sock = endpoint.listen(where)
         except EndpointError as error:
-            raise StartError(f"-listen: {error}") from error
+            raise StartError(f"{flag}: {error}") from error
         if where.scheme is Scheme.UNIX:
             self._sockets.append(Path(where.path))
-        self._reception.listen(sock)
+        reception.listen(sock)
         log.info("listening at %s", where)
+
+    def _notify(self, event: Event, mac: str = "") -> None:
+        if self._notifications is not None:
+            self._notifications.send(event, mac)
 
     async def close(self) -> None:
         """End everything: the guests' connections are reset, their links closed."""
         self._reception.close()
+        self._desk.close()
         self.forwarder.close()
         for path in self._sockets:
             with suppress(OSError):
@@ -204,8 +221,12 @@ class Daemon:
         self._resolver.close()
         if self._alarm is not None:
             self._alarm.cancel()
+        if self._capture is not None:
+            self._capture.close()
         await self._http.cleanup()
         await self._guest_http.cleanup()
+        if self._notifications is not None:
+            await self._notifications.close()
 
     # The stack's clock
 
@@ -234,6 +255,7 @@ class Daemon:
             except OSError as error:
                 log.info("a guest left during the handshake: %s", reason(error))
                 sock.close()
+                self._notify(Event.HYPERVISOR_ERROR)
                 return
         self.attach(sock, framing, offload, request.rest)
 
@@ -249,7 +271,11 @@ class Daemon:
         The socket is the daemon's from then on, and closed when the guest has gone.  Frames come
         from the first byte on, without a handshake; `rest` has been read of them already.
         """
-        port = StreamPort(sock, framing, offload, self.stack, self._loop, self._link_closed)
+        arguments = sock, framing, offload, self.stack, self._loop, self._link_closed
+        if self._capture is None:
+            port = StreamPort(*arguments)
+        else:
+            port = CapturedPort(self._capture, *arguments)
         port.start(rest)
         names = format_offload(offload) or "no offloads"
         log.info("guest %d has come (%s, %s)", port.number, framing.name, names)
@@ -257,6 +283,7 @@ class Daemon:
     def _link_closed(self, port: StreamPort, why: str) -> None:
         log.info("guest %d has gone: %s", port.number, why)
         self._departed.add(port.counters)
+        self._presence.closed(port)
 
     def _take_tunnel(self, sock: socket.socket, request: Request) -> None:
         if not _sent_away(sock):

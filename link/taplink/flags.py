@@ -50,10 +50,11 @@ class Parser(argparse.ArgumentParser):
             help="show the version",
         )
 
-    def add_switch(self, name: str, help: str) -> None:
+    def add_switch(self, name: str, help: str, dest: str | None = None) -> None:
         """Add a flag that is true where it is given without a value, and false by default."""
         self.add_argument(
             name,
+            dest=dest,
             nargs="?",
             const=True,
             default=False,

@@ -1,12 +1,14 @@
 """A whole daemon in this process: it starts, shows, refuses, and leaves nothing behind."""
 
 import asyncio
+import json
 import socket
 import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
+import dpkt
 import pytest
 import uvloop
 from aiohttp import ClientSession, UnixConnector
@@ -306,6 +308,78 @@ def test_one_timer_does_not_hide_the_next(run: Callable[..., None], path: Path) 
             assert ports[:2] == ports[2:]
 
     run(settings(path), scenario)
+
+
+def test_services_are_the_api_without_guests(run: Callable[..., None], path: Path) -> None:
+    desk = path.with_name("services.sock")
+
+    async def scenario(daemon: Daemon) -> None:
+        assert await get(desk, "/cam") == {}
+        assert await get(path, "/cam") == {}
+        reader, writer = await asyncio.open_unix_connection(str(desk))
+        writer.write(b"POST /connect HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"404"
+        writer.close()
+        assert not daemon.stack.switch.ports
+
+    run(settings(path, services=f"unix://{desk}"), scenario)
+    assert not desk.exists()
+
+
+def test_a_listener_hears_of_guests(path: Path) -> None:
+    heard: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+    socket_path = path.with_name("notification.sock")
+
+    async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.put_nowait(json.loads(await reader.read()))
+        writer.close()
+
+    async def listening(daemon: Daemon) -> None:
+        async with Link(path) as link:
+            link.send(arp(GATEWAY))
+            link.send(arp(GATEWAY))
+            await link.receive()
+            told = [await heard.get() for _ in range(2)]
+        told.append(await heard.get())
+        mac = MAC.hex(":")
+        assert told == [
+            {"notification_type": "ready"},
+            {"notification_type": "connection_established", "mac_address": mac},
+            {"notification_type": "connection_closed", "mac_address": mac},
+        ]
+
+    async def live() -> None:
+        config = settings(path, notification=str(socket_path))
+        daemon = Daemon(config, asyncio.get_running_loop())
+        async with await asyncio.start_unix_server(accepted, socket_path), asyncio.timeout(20):
+            await daemon.start()
+            try:
+                await listening(daemon)
+            finally:
+                await daemon.close()
+
+    asyncio.run(live())
+
+
+def test_all_frames_are_recorded(run: Callable[..., None], path: Path) -> None:
+    recording = path.with_name("frames.pcap")
+
+    async def scenario(daemon: Daemon) -> None:
+        async with Link(path) as link:
+            link.send(arp(GATEWAY))
+            await link.receive()
+
+    run(settings(path, pcap=str(recording)), scenario)
+    frames = [frame for _, frame in dpkt.pcap.Reader(recording.open("rb"))]
+    assert frames[0] == arp(GATEWAY)
+    assert len(frames) == 2
+
+
+def test_a_recording_that_cannot_be_made_ends_the_start(
+    run: Callable[..., None], path: Path
+) -> None:
+    with pytest.raises(StartError, match="-pcap /nonexistent/a cannot be written"):
+        run(settings(path, pcap="/nonexistent/a"), nothing)
 
 
 def test_an_alarm_is_never_early() -> None:

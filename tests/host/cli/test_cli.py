@@ -54,6 +54,8 @@ def test_every_flag_reaches_the_config() -> None:
     urls = ["unix:///tmp/gvproxy.sock", "tcp://127.0.0.1:7777"]
     argv = f"-listen {urls[0]} -listen={urls[1]} -subnet 10.0.0.0/24 -gatewayIP 10.0.0.9"
     argv += " -deviceIP 10.0.0.8 -hostIP 10.0.0.7 -log-file /tmp/log -pid-file /tmp/pid"
+    argv += " -services unix:///tmp/api.sock -pcap /tmp/pcap -notification unix:///tmp/n.sock"
+    argv += " -ec2-metadata-access"
     assert cli.parse(argv.split()) == configure(
         listen=urls,
         subnet="10.0.0.0/24",
@@ -62,6 +64,10 @@ def test_every_flag_reaches_the_config() -> None:
         host_ip="10.0.0.7",
         log_file="/tmp/log",
         pid_file="/tmp/pid",
+        services="unix:///tmp/api.sock",
+        pcap="/tmp/pcap",
+        notification="/tmp/n.sock",
+        ec2_metadata=True,
     )
 
 
@@ -99,9 +105,10 @@ def test_the_daemon_decides_the_status(daemon: _Daemon) -> None:
         (["-config", "x.yaml"], "-config is not supported yet"),
         (["--config=x.yaml"], "-config is not supported yet"),
         (["-config"], "-config is not supported yet"),
-        (["-services", "unix:///tmp/s"], "-services is not supported yet"),
+        (["-services", "http://x"], "-services: http://x: unknown scheme"),
+        (["-notification", "tcp://x:1"], "-notification must be the path of a unix socket"),
         (["-listen-vfkit", "unixgram:///tmp/s"], "-listen-vfkit is not supported yet"),
-        (["-ec2-metadata-access"], "-ec2-metadata-access is not supported yet"),
+        (["-ec2-metadata-access=so"], "-ec2-metadata-access: 'so' is neither true nor false"),
         (["-forward-sock", "/a", "-forward-dest", "/b"], "-forward-sock is not supported yet"),
     ],
 )

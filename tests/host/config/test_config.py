@@ -92,6 +92,13 @@ def test_mtu_taken(mtu: int) -> None:
         ({"listen": ["unixgram:///a"]}, "-listen: unixgram:///a: unixgram:// is not supported yet"),
         ({"listen": ["tcp://a..b:80"]}, "-listen: tcp://a..b:80: each part of a host's name"),
         ({"listen": ["unix:///tmp/a", "unix:///tmp/a"]}, "-listen: unix:///tmp/a is given twice"),
+        ({"services": "nonsense"}, "-services: 'nonsense'"),
+        (
+            {"listen": ["unix:///tmp/a"], "services": "unix:///tmp/a"},
+            "-services: unix:///tmp/a is given twice",
+        ),
+        ({"notification": "unix://"}, "-notification must be the path of a unix socket"),
+        ({"notification": "a\0b"}, "-notification must be the path of a unix socket"),
     ],
 )
 def test_refused(settings: dict[str, object], said: str) -> None:
