@@ -1,59 +1,99 @@
 """The names gvproxy answers itself: the gateway's, the host's, and whatever a zone is given.
 
 A zone is authoritative for all below its name: a name it lacks does not exist, and a name it has
-exists for every type (NODATA, RFC 2308 §2.2).
+exists for every type (NODATA, RFC 2308 §2.2).  Of records that stand for a name the first counts,
+as in Go's gvproxy, and the zone's default for names without one.
 """
 
+import re
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 
-from gvproxy.config import Zone
+from gvproxy.config import Record, Zone
 from gvproxy.services import dnsmessage
 from gvproxy.services.dnsmessage import Labels, Query, Rcode
 
 TTL = 60
 """Seconds; an address changes with a restart only, and a guest should not ask for each request."""
 
+Address = IPv4Address | IPv6Address
+
 _QUESTION_NAME = 0xC000 | dnsmessage.HEADER.size  # a pointer to it (RFC 1035 §4.1.4)
-_ADDRESS_RECORD = Struct("!HHHIH4s")
+_RECORD = Struct("!HHHIH")
+_TYPES = {4: dnsmessage.TYPE_A, 6: dnsmessage.TYPE_AAAA}
 
 
 class Zones:
     """Looks names up in the local zones."""
 
     def __init__(self, zones: Sequence[Zone]) -> None:
-        self._zones: dict[Labels, dict[Labels, IPv4Address | IPv6Address | None]] = {}
+        self._zones: dict[Labels, _Names] = {}
         for zone in zones:
             apex = dnsmessage.labels(zone.name)
-            names = self._zones.setdefault(apex, {apex: None})
-            for record in zone.records:
-                full = dnsmessage.labels(record.name) + apex
-                names[full] = record.address
-                # What stands between a name and its zone exists as well (RFC 8020 §2).
-                for start in range(1, len(full) - len(apex)):
-                    names.setdefault(full[start:])
+            self._zones.setdefault(apex, _Names()).add(zone)
 
     def answer(self, query: Query) -> bytes | None:
         """Return the reply to a query for a name in a local zone; None for all other names."""
         for start in range(len(query.labels)):
             names = self._zones.get(query.labels[start:])
             if names is not None:
-                return _answer(query, names)
+                return _answer(query, names.find(query.labels[:start]))
         return None
 
 
-def _answer(query: Query, names: dict[Labels, IPv4Address | IPv6Address | None]) -> bytes:
-    if query.labels not in names:
+class _Names:
+    """The names of one zone, relative to it."""
+
+    def __init__(self) -> None:
+        # What stands between a name and its zone exists as well (RFC 8020 §2), without an address.
+        self._exact: dict[Labels, list[tuple[int, Address]]] = {(): []}
+        self._patterns: list[tuple[int, re.Pattern[str], Address]] = []
+        self._default: Address | None = None
+        self._count = 0
+
+    def add(self, zone: Zone) -> None:
+        """Take a zone's records, behind those that are there."""
+        for record in zone.records:
+            self._count += 1
+            if record.pattern:
+                pattern = re.compile(record.pattern)
+                self._patterns.append((self._count, pattern, record.address))
+            if record.name:
+                self._add_name(record)
+        self._default = self._default or zone.default
+
+    def _add_name(self, record: Record) -> None:
+        name = dnsmessage.labels(record.name)
+        self._exact.setdefault(name, []).append((self._count, record.address))
+        for start in range(1, len(name)):
+            self._exact.setdefault(name[start:], [])
+
+    def find(self, name: Labels) -> list[Address] | None:
+        """Return a name's addresses, an empty list where it has none, None if it does not exist."""
+        exact = self._exact.get(name)
+        first = exact[0][0] if exact else self._count + 1
+        text = b".".join(name).decode("ascii", "backslashreplace")
+        for number, pattern, address in self._patterns:
+            if number < first and pattern.search(text):
+                return [address]
+        if exact:
+            return [address for _, address in exact]
+        if self._default is not None:
+            return [self._default]
+        return exact
+
+
+def _answer(query: Query, addresses: list[Address] | None) -> bytes:
+    if addresses is None:
         return dnsmessage.reply(query, Rcode.NXDOMAIN, authoritative=True)
-    address = names[query.labels]
     record = b""
-    if (
-        isinstance(address, IPv4Address)
-        and query.kind in (dnsmessage.TYPE_A, dnsmessage.TYPE_ANY)
-        and query.klass in (dnsmessage.CLASS_IN, dnsmessage.CLASS_ANY)
-    ):
-        record = _ADDRESS_RECORD.pack(
-            _QUESTION_NAME, dnsmessage.TYPE_A, dnsmessage.CLASS_IN, TTL, 4, address.packed
-        )
+    if query.klass in (dnsmessage.CLASS_IN, dnsmessage.CLASS_ANY):
+        for address in addresses:
+            kind = _TYPES[address.version]
+            if query.kind in (kind, dnsmessage.TYPE_ANY):
+                packed = address.packed
+                head = (_QUESTION_NAME, kind, dnsmessage.CLASS_IN, TTL, len(packed))
+                record = _RECORD.pack(*head) + packed
+                break
     return dnsmessage.reply(query, Rcode.NOERROR, authoritative=True, answer=record)

@@ -1,6 +1,6 @@
 """The names answered locally; dnslib makes the queries and reads the replies."""
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from dnslib import EDNS0, QTYPE, RCODE, DNSQuestion, DNSRecord
@@ -110,3 +110,54 @@ def test_edns_is_answered_with_edns() -> None:
     assert plain.ar == []
     assert [record.rtype for record in extended.ar] == [QTYPE.OPT]
     assert addresses(extended) == ["192.168.127.254"]
+
+
+FOUR, SIX = IPv4Address("10.0.0.9"), IPv6Address("fd00::9")
+SEVERAL = Zone(
+    "crc.testing.",
+    (
+        Record("api", IPv4Address("10.0.0.2")),
+        Record("", IPv4Address("10.0.0.3"), r"crc-(.*?)-master-0"),
+        Record("crc-x-master-0", IPv4Address("10.0.0.4")),
+        Record("both", SIX),
+        Record("both", FOUR),
+    ),
+)
+APPS = Zone("apps-crc.testing.", (Record("own", SIX),), default=FOUR)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "found"),
+    [
+        ("api.crc.testing", "A", ["10.0.0.2"]),
+        ("crc-xyz-master-0.crc.testing", "A", ["10.0.0.3"]),
+        ("CRC-xyz-MASTER-0.crc.testing", "A", ["10.0.0.3"]),
+        ("a.crc-y-master-0.b.crc.testing", "A", ["10.0.0.3"]),
+        ("crc-xyz-master-0.crc.testing", "AAAA", []),
+        # The first that stands for a name counts.
+        ("crc-x-master-0.crc.testing", "A", ["10.0.0.3"]),
+        ("both.crc.testing", "A", ["10.0.0.9"]),
+        ("both.crc.testing", "AAAA", ["fd00::9"]),
+        ("both.crc.testing", "MX", []),
+        ("crc.testing", "A", []),
+        ("apps-crc.testing", "A", ["10.0.0.9"]),
+        ("console.apps-crc.testing", "A", ["10.0.0.9"]),
+        ("a.b.apps-crc.testing", "A", ["10.0.0.9"]),
+        ("a.b.apps-crc.testing", "AAAA", []),
+        ("own.apps-crc.testing", "AAAA", ["fd00::9"]),
+        ("own.apps-crc.testing", "A", []),
+    ],
+)
+def test_patterns_and_defaults(name: str, kind: str, found: list[str]) -> None:
+    assert addresses(ask(name, kind, zones=Zones([SEVERAL, APPS]))) == found
+
+
+@pytest.mark.parametrize("name", ["crc-master-0.crc.testing", "xapi.crc.testing"])
+def test_what_no_pattern_is_found_in_does_not_exist(name: str) -> None:
+    answer = ask(name, zones=Zones([SEVERAL]))
+    assert answer is not None
+    assert answer.header.rcode == RCODE.NXDOMAIN
+
+
+def test_a_zone_ends_at_a_label() -> None:
+    assert ask("xapps-crc.testing", zones=Zones([SEVERAL, APPS])) is None

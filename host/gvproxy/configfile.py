@@ -1,0 +1,273 @@
+"""The configuration file: YAML with the keys of Go's gvproxy, as settings for `config.configure`.
+
+Here is what a file may say and of what kind it is; what the values mean, and whether they go
+together, is checked with those of the command line.  Every error names the key and its line.  A
+key without a value counts as missing.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from gvproxy.config import ConfigError, Forward, Record, Zone
+from taplink.text import one_line, reason
+
+T = TypeVar("T")
+Address = IPv4Address | IPv6Address
+
+MAX_SIZE = 1 << 20
+_TAG = "tag:yaml.org,2002:"
+_TEXT = {_TAG + kind for kind in ("str", "int", "float", "bool", "timestamp")}
+_MAC = re.compile("[0-9a-f]{2}([:-][0-9a-f]{2}){5}")
+
+
+@dataclass
+class Settings:
+    """What a file says: values by their names for `configure`, and flags by what stands for them.
+
+    `sources` maps `-mtu` to the likes of `stack.mtu (FILE line 3)`.
+    """
+
+    values: dict[str, object] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A node of the file, and the path of its key."""
+
+    file: str
+    path: str
+    node: Node
+
+    @property
+    def where(self) -> str:
+        return f"{self.path} ({self.file} line {self.node.start_mark.line + 1})"
+
+    @property
+    def given(self) -> bool:
+        """It is neither null nor empty."""
+        return self.node.tag != _TAG + "null" and bool(self.node.value)
+
+    def error(self, text: str) -> ConfigError:
+        return ConfigError(f"{self.where} {text}")
+
+    def text(self) -> str:
+        if not isinstance(self.node, ScalarNode) or self.node.tag not in _TEXT:
+            raise self.error("must be a text")
+        return str(self.node.value)
+
+    def integer(self) -> int:
+        if self.node.tag != _TAG + "int" or not re.fullmatch("[+-]?[0-9]{1,9}", self.node.value):
+            raise self.error("must be a number")
+        return int(self.node.value)
+
+    def boolean(self) -> bool:
+        if self.node.tag != _TAG + "bool":
+            raise self.error("must be true or false")
+        return yaml.SafeLoader.bool_values[self.node.value.lower()]
+
+    def address(self) -> Address:
+        try:
+            return ip_address(self.text())
+        except ValueError:
+            raise self.error(f"must be an IP address, not {self.text()!r}") from None
+
+    def ipv4(self) -> IPv4Address:
+        address = self.address()
+        if not isinstance(address, IPv4Address):
+            raise self.error(f"must be an IPv4 address, not {address}")
+        return address
+
+    def mac(self) -> bytes:
+        text = self.text().lower()
+        if not _MAC.fullmatch(text):
+            raise self.error(f"must be a MAC address such as 5a:94:ef:e4:0c:ee, not {text!r}")
+        return bytes.fromhex(re.sub("[:-]", "", text))
+
+    def list(self) -> list["_Value"]:
+        if not isinstance(self.node, SequenceNode):
+            raise self.error("must be a list")
+        return [
+            _Value(self.file, f"{self.path}[{number}]", node)
+            for number, node in enumerate(self.node.value)
+        ]
+
+    def texts(self) -> list[str]:
+        return [one.text() for one in self.list()]
+
+    def mapping(self) -> dict[str, "_Value"]:
+        """Return the values by their keys; those without a value are left out."""
+        if not isinstance(self.node, MappingNode):
+            raise self.error("must be a mapping of keys to values")
+        found: dict[str, _Value] = {}
+        for key, node in self.node.value:
+            if not isinstance(key, ScalarNode):
+                raise _Value(self.file, self.path, key).error("has a key that is no text")
+            value = _Value(self.file, f"{self.path}.{key.value}".lstrip("."), node)
+            if key.value in found:
+                raise _Value(self.file, value.path, key).error("is given twice")
+            found[key.value] = value
+        return {key: value for key, value in found.items() if value.given}
+
+    def pairs(self, key: Callable[["_Value"], T]) -> dict[T, "_Value"]:
+        """Return a mapping whose keys are values themselves, read by `key`."""
+        self.mapping()
+        assert isinstance(self.node, MappingNode)
+        found: dict[T, _Value] = {}
+        for name, node in self.node.value:
+            path = f"{self.path}.{name.value}"
+            one = key(_Value(self.file, path, name))
+            if one in found:
+                raise _Value(self.file, path, name).error("is given twice")
+            found[one] = _Value(self.file, path, node)
+        return found
+
+
+def _zones(value: _Value) -> tuple[Zone, ...]:
+    return tuple(_zone(one) for one in value.list())
+
+
+def _zone(value: _Value) -> Zone:
+    keys = _known(value, {"name", "records", "defaultIP"})
+    if "name" not in keys:
+        raise value.error("needs a name")
+    records = tuple(_record(one) for one in keys["records"].list()) if "records" in keys else ()
+    default = keys["defaultIP"].address() if "defaultIP" in keys else None
+    return Zone(keys["name"].text(), records, default)
+
+
+def _record(value: _Value) -> Record:
+    keys = _known(value, {"name", "ip", "regexp"})
+    if "ip" not in keys or not keys.keys() & {"name", "regexp"}:
+        raise value.error("needs an ip, and a name or a regexp")
+    pattern = keys["regexp"].text() if "regexp" in keys else ""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise keys["regexp"].error(f"is no regular expression: {error}") from None
+    name = keys["name"].text() if "name" in keys else ""
+    return Record(name, keys["ip"].address(), pattern)
+
+
+def _forwards(value: _Value) -> tuple[Forward, ...]:
+    found = []
+    for local, remote in value.pairs(_Value.text).items():
+        protocol, separator, rest = local.partition(":")
+        if not separator or protocol not in ("udp", "unix", "npipe"):
+            protocol, rest = "tcp", local
+        elif protocol in ("udp", "unix", "npipe"):
+            raise remote.error(f"of the protocol {protocol} is not supported yet")
+        found.append(Forward(rest, remote.text(), protocol, hint=remote.where))
+    return tuple(found)
+
+
+def _nat(value: _Value) -> dict[IPv4Address, IPv4Address]:
+    return {guest: host.ipv4() for guest, host in value.pairs(_Value.ipv4).items()}
+
+
+def _static_leases(value: _Value) -> dict[IPv4Address, bytes]:
+    return {address: mac.mac() for address, mac in value.pairs(_Value.ipv4).items()}
+
+
+def _virtual_ips(value: _Value) -> list[IPv4Address]:
+    return [one.ipv4() for one in value.list()]
+
+
+def _not_yet(value: _Value) -> None:
+    raise value.error("is not supported yet")
+
+
+_Read = Callable[[_Value], object]
+
+# Key: setting of `configure`, flag that sets the same, and of what kind it is.
+_STACK: Mapping[str, tuple[str, str, _Read]] = {
+    "debug": ("debug", "-debug", _Value.boolean),
+    "capture-file": ("pcap", "-pcap", _Value.text),
+    "mtu": ("mtu", "-mtu", _Value.integer),
+    "subnet": ("subnet", "-subnet", _Value.text),
+    "gatewayIP": ("gateway_ip", "-gatewayIP", _Value.text),
+    "deviceIP": ("device_ip", "-deviceIP", _Value.text),
+    "hostIP": ("host_ip", "-hostIP", _Value.text),
+    "gatewayMacAddress": ("gateway_mac", "gatewayMacAddress", _Value.mac),
+    "dns": ("zones", "dns", _zones),
+    "dnsSearchDomains": ("search_domains", "dnsSearchDomains", _Value.texts),
+    "forwards": ("forwards", "forwards", _forwards),
+    "nat": ("nat", "nat", _nat),
+    "gatewayVirtualIPs": ("virtual_ips", "gatewayVirtualIPs", _virtual_ips),
+    "dhcpStaticLeases": ("static_leases", "dhcpStaticLeases", _static_leases),
+    "vpnKitUUIDMacAddresses": ("", "", _not_yet),
+    "ec2MetadataAccess": ("ec2_metadata", "-ec2-metadata-access", _Value.boolean),
+}
+_TOP: Mapping[str, tuple[str, str, _Read]] = {
+    "profile": ("profile", "-profile", _Value.text),
+    "listen": ("listen", "-listen", _Value.texts),
+    "services": ("services", "-services", _Value.text),
+    "log-level": ("log_level", "log-level", _Value.text),
+    "log-file": ("log_file", "-log-file", _Value.text),
+    "pid-file": ("pid_file", "-pid-file", _Value.text),
+    "notification": ("notification", "-notification", _Value.text),
+    "ec2-metadata-access": ("ec2_metadata", "-ec2-metadata-access", _Value.boolean),
+    "forwards": ("", "", _not_yet),
+}
+_INTERFACES: Mapping[str, tuple[str, str, _Read]] = dict.fromkeys(
+    ("vpnkit", "qemu", "bess", "stdio", "vfkit"), ("", "", _not_yet)
+)
+
+
+def load(path: Path) -> Settings:
+    """Read the file at `path`; raises ConfigError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_SIZE + 1)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"-config {path} cannot be read: {reason(error)}") from error
+    if len(data) > MAX_SIZE:
+        raise ConfigError(f"-config {path} has more than {MAX_SIZE} bytes")
+    try:
+        root = yaml.compose(data.decode(), Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"-config {path} is no YAML: {one_line(error)}") from None
+    settings = Settings()
+    if root is None:
+        return settings
+    top = _Value(str(path), "", root)
+    if not isinstance(root, MappingNode):
+        raise ConfigError(f"-config {path} is no mapping of keys to values")
+    keys = _known(top, {*_TOP, "stack", "interfaces"})
+    for name, table in (("stack", _STACK), ("interfaces", _INTERFACES)):
+        if name in keys:
+            _take(settings, _known(keys.pop(name), table), table)
+    _take(settings, keys, _TOP)
+    return settings
+
+
+def _known(value: _Value, names: set[str] | Mapping[str, object]) -> dict[str, _Value]:
+    """Return a mapping's values; raises ConfigError for a key that is not among the names."""
+    keys = value.mapping()
+    assert isinstance(value.node, MappingNode)
+    for key, _ in value.node.value:
+        if key.value not in names:
+            path = f"{value.path}.{key.value}".lstrip(".")
+            raise ConfigError(
+                f"{path} ({value.file} line {key.start_mark.line + 1}) is no known key"
+            )
+    return keys
+
+
+def _take(
+    settings: Settings, keys: Mapping[str, _Value], table: Mapping[str, tuple[str, str, _Read]]
+) -> None:
+    for key, value in keys.items():
+        setting, flag, read = table[key]
+        found = read(value)
+        if isinstance(found, bool) and settings.values.get(setting):
+            continue  # one of the places where it may be set is enough
+        settings.values[setting] = found
+        settings.sources[flag] = value.where
