@@ -23,7 +23,6 @@ PROGRAM = "gvproxy"
 _LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 _NOT_SUPPORTED_YET = (
-    "config",
     "listen-qemu",
     "listen-vpnkit",
     "listen-bess",
@@ -40,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the daemon and return its exit status; raises SystemExit where it is not run."""
     with flags.errors_in_one_line(PROGRAM, log, GvproxyError):
         config = parse(sys.argv[1:] if argv is None else argv)
-        set_up_logging(debug=config.debug, log_file=config.log_file)
+        set_up_logging(config.log_level, config.log_file)
         # Only now: a wrong flag is told, and the version printed, without loading the stack.
         from gvproxy import daemon
 
@@ -48,29 +47,24 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str]) -> Config:
-    """Read the command line; raises ConfigError, and SystemExit as `flags.Parser.read` does."""
-    options = _parser().read(argv)
-    return configure(
-        listen=options.listen,
-        services=options.services,
-        mtu=options.mtu,
-        ssh_port=options.ssh_port,
-        subnet=options.subnet,
-        gateway_ip=options.gateway_ip,
-        device_ip=options.device_ip,
-        host_ip=options.host_ip,
-        connect_timeout=options.connect_timeout,
-        keepalive=options.keepalive,
-        debug=options.debug,
-        log_file=options.log_file,
-        pid_file=options.pid_file,
-        pcap=options.pcap,
-        notification=options.notification,
-        ec2_metadata=options.ec2_metadata,
-    )
+    """Read the command line, and the file that it names, which it overrides.
+
+    Raises ConfigError, and SystemExit as `flags.Parser.read` does.
+    """
+    given = vars(_parser().read(argv))
+    path = given.pop("config", None)
+    if path is None:
+        return configure(**given)
+    from gvproxy import configfile
+
+    file = configfile.load(Path(path))
+    try:
+        return configure(**file.values | given)
+    except ConfigError as error:
+        raise ConfigError(file.renamed(str(error), besides=given)) from error
 
 
-def set_up_logging(*, debug: bool, log_file: Path | None) -> None:
+def set_up_logging(level: int, log_file: Path | None) -> None:
     """Send the log to `log_file`, appending, or to standard error; raises ConfigError."""
     handler: logging.Handler = logging.StreamHandler()
     if log_file is not None:
@@ -78,7 +72,6 @@ def set_up_logging(*, debug: bool, log_file: Path | None) -> None:
             handler = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
         except (OSError, ValueError) as error:
             raise ConfigError(f"-log-file {log_file} cannot be written: {reason(error)}") from error
-    level = logging.DEBUG if debug else logging.INFO
     logging.basicConfig(level=level, format=_LOG_FORMAT, handlers=[handler], force=True)
 
 
@@ -100,12 +93,19 @@ def _parser() -> flags.Parser:
         PROGRAM,
         "A network for virtual machines, without privileges on the host.",
         epilog="Not supported yet: " + ", ".join(f"-{name}" for name in _NOT_SUPPORTED_YET),
+        only_given=True,
     )
     add = parser.add_argument
+    add("--config", metavar="FILE", help="read settings from FILE, in YAML; flags override them")
+    add(
+        "--profile",
+        metavar="NAME",
+        help=f"the set of built-in names, one of {', '.join(settings.PROFILES)} "
+        f"(default {settings.DEFAULT_PROFILE})",
+    )
     add(
         "--listen",
         action="append",
-        default=[],
         metavar="URL",
         help="take guests and API calls at vsock://[CID]:PORT, unix:///PATH or tcp://HOST:PORT; "
         f"may be given more than once (default {settings.DEFAULT_LISTEN})",
@@ -118,23 +118,21 @@ def _parser() -> flags.Parser:
     add(
         "--mtu",
         type=flags.integer,
-        default=settings.DEFAULT_MTU,
         metavar="BYTES",
-        help=f"the guests' MTU, {settings.MIN_MTU} to {settings.MAX_MTU} (default %(default)s)",
+        help=f"the guests' MTU, {settings.MIN_MTU} to {settings.MAX_MTU} "
+        f"(default {settings.DEFAULT_MTU})",
     )
     add(
         "--ssh-port",
         type=flags.integer,
-        default=settings.DEFAULT_SSH_PORT,
         metavar="PORT",
         help="the port on 127.0.0.1 that leads to the guest's port 22; -1 for none "
-        "(default %(default)s)",
+        f"(default {settings.DEFAULT_SSH_PORT})",
     )
     add(
         "--subnet",
-        default=settings.DEFAULT_SUBNET,
         metavar="CIDR",
-        help="the virtual network (default %(default)s)",
+        help=f"the virtual network (default {settings.DEFAULT_SUBNET})",
     )
     for name, dest, what in (
         ("gatewayIP", "gateway_ip", "the gateway's address (default: the subnet's first)"),
@@ -145,18 +143,17 @@ def _parser() -> flags.Parser:
     add(
         "--connect-timeout",
         type=flags.integer,
-        default=settings.DEFAULT_CONNECT_TIMEOUT,
         metavar="SECONDS",
-        help="give a guest's connection to the outside up after so long (default %(default)s)",
+        help="give a guest's connection to the outside up after so long "
+        f"(default {settings.DEFAULT_CONNECT_TIMEOUT})",
     )
     add(
         "--tcp-keepalive",
         dest="keepalive",
         type=flags.integer,
-        default=settings.DEFAULT_KEEPALIVE,
         metavar="SECONDS",
         help="ask a guest about a connection that was silent for so long; 0 for never "
-        "(default %(default)s)",
+        f"(default {settings.DEFAULT_KEEPALIVE})",
     )
     add("--log-file", metavar="FILE", help="append the log to FILE, instead of standard error")
     add("--pid-file", metavar="FILE", help="write the process id to FILE, removed at the end")

@@ -1,11 +1,13 @@
 """What gvproxy is told to do, checked once, so that nothing behind it has to check again.
 
-`configure` takes the values as they are written on the command line and returns a `Config`, or
-raises ConfigError.  Addresses are `ipaddress` objects here; what works on packets packs them.  The
-defaults are gvproxy's, so that clients find everything where they expect it.
+`configure` takes the values as they are written on the command line, or were read from a file, and
+returns a `Config`, or raises ConfigError.  Addresses are `ipaddress` objects here; what works on
+packets packs them.  The defaults are gvproxy's, so that clients find everything where they expect
+it.
 """
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from math import inf
@@ -39,6 +41,19 @@ may still try another address.
 DEFAULT_KEEPALIVE = 7200
 """Seconds of silence until a guest is asked about a connection (RFC 9293 MUST-28: two hours)."""
 NO_KEEPALIVE = 0
+DEFAULT_PROFILE = "containers"
+LOG_LEVELS = {
+    "trace": logging.DEBUG,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "fatal": logging.CRITICAL,
+    "panic": logging.CRITICAL,
+}
+"""By the names of logrus, which Go's gvproxy logs with."""
+DEFAULT_LOG_LEVEL = "info"
 _MAX_SECONDS = 30 * 86400
 
 _MIN_PREFIX, _MAX_PREFIX = 8, 29  # a /29 is the smallest with room for three addresses and a guest
@@ -104,7 +119,7 @@ class Config:
     host_ip: IPv4Address
     gateway_mac: bytes
     device_mac: bytes
-    debug: bool
+    log_level: int
     log_file: Path | None
     pid_file: Path | None
     pcap: Path | None
@@ -125,50 +140,56 @@ def configure(
     listen: Sequence[str] = (),
     services: str | None = None,
     mtu: int = DEFAULT_MTU,
-    ssh_port: int = DEFAULT_SSH_PORT,
+    ssh_port: int | None = None,
     subnet: str = DEFAULT_SUBNET,
     gateway_ip: str | None = None,
     device_ip: str | None = None,
     host_ip: str | None = None,
+    gateway_mac: bytes = GATEWAY_MAC,
     connect_timeout: int = DEFAULT_CONNECT_TIMEOUT,
     keepalive: int = DEFAULT_KEEPALIVE,
     debug: bool = False,
+    log_level: str = DEFAULT_LOG_LEVEL,
     log_file: str | None = None,
     pid_file: str | None = None,
     pcap: str | None = None,
     notification: str | None = None,
     ec2_metadata: bool = False,
+    profile: str = DEFAULT_PROFILE,
+    zones: Sequence[Zone] | None = None,
+    search_domains: Sequence[str] | None = None,
+    nat: Mapping[IPv4Address, IPv4Address] | None = None,
+    virtual_ips: Collection[IPv4Address] | None = None,
+    static_leases: Mapping[IPv4Address, bytes] | None = None,
+    forwards: Sequence[Forward] = (),
 ) -> Config:
     """Check the settings and fill in the defaults; raises ConfigError.
 
-    An `ssh_port` of -1 publishes none, a `keepalive` of 0 asks nobody.  Addresses that are not
-    given are the first, the second and the last one of the subnet: the gateway's, the guest's and
-    the host's.
+    An `ssh_port` of -1 publishes none; it is -1 by default where there are `forwards`.  A
+    `keepalive` of 0 asks nobody.  Addresses that are not given are the first, the second and the
+    last one of the subnet: the gateway's, the guest's and the host's.  `zones` replace the
+    profile's.
     """
-    if not MIN_MTU <= mtu <= MAX_MTU:
-        raise ConfigError(f"-mtu must be from {MIN_MTU} to {MAX_MTU}, not {mtu}")
-    if ssh_port != NO_SSH_PORT and not MIN_SSH_PORT <= ssh_port <= 65535:
-        raise ConfigError(
-            f"-ssh-port must be from {MIN_SSH_PORT} to 65535, or {NO_SSH_PORT} for none, "
-            f"not {ssh_port}"
-        )
-    if not 1 <= connect_timeout <= _MAX_SECONDS:
-        raise ConfigError(
-            f"-connect-timeout must be from 1 to {_MAX_SECONDS} seconds, not {connect_timeout}"
-        )
-    if keepalive != NO_KEEPALIVE and not 1 <= keepalive <= _MAX_SECONDS:
-        raise ConfigError(
-            f"-tcp-keepalive must be from 1 to {_MAX_SECONDS} seconds, or {NO_KEEPALIVE} for none, "
-            f"not {keepalive}"
-        )
+    _check_range("-mtu", mtu, MIN_MTU, MAX_MTU)
+    if ssh_port is None:
+        ssh_port = NO_SSH_PORT if forwards else DEFAULT_SSH_PORT
+    _check_range("-ssh-port", ssh_port, MIN_SSH_PORT, 65535, none=NO_SSH_PORT)
+    _check_range("-connect-timeout", connect_timeout, 1, _MAX_SECONDS)
+    _check_range("-tcp-keepalive", keepalive, 1, _MAX_SECONDS, none=NO_KEEPALIVE)
+    if log_level not in LOG_LEVELS:
+        raise ConfigError(f"log-level must be one of {', '.join(LOG_LEVELS)}, not {log_level!r}")
+    if profile not in PROFILES:
+        raise ConfigError(f"-profile must be one of {', '.join(PROFILES)}, not {profile!r}")
+    if gateway_mac[0] & 1 or not any(gateway_mac):
+        raise ConfigError(f"gatewayMacAddress {gateway_mac.hex(':')} is no address of one host")
     network = _subnet(subnet)
     gateway, device, host = _addresses(network, gateway_ip, device_ip, host_ip)
-    records = (Record("gateway", gateway), Record("host", host))
-    forward = Forward(
-        f"{LOOPBACK}:{ssh_port}",
-        f"{device}:{DEVICE_SSH_PORT}",
-        hint=f"-ssh-port chooses another, {NO_SSH_PORT} none",
-    )
+    virtual = frozenset({host} if virtual_ips is None else virtual_ips)
+    for address in virtual - {host}:
+        if not _is_host(address, network) or address in (gateway, device):
+            raise ConfigError(f"gatewayVirtualIPs {address} is no free address of {network}")
+    leases = {device: DEVICE_MAC} if static_leases is None else static_leases
+    _check_leases(leases, network, virtual | {gateway, host})
     where = _endpoints("-listen", listen or (DEFAULT_LISTEN,))
     return Config(
         listen=where,
@@ -179,23 +200,68 @@ def configure(
         gateway_ip=gateway,
         device_ip=device,
         host_ip=host,
-        gateway_mac=GATEWAY_MAC,
+        gateway_mac=gateway_mac,
         device_mac=DEVICE_MAC,
-        debug=debug,
+        log_level=logging.DEBUG if debug else LOG_LEVELS[log_level],
         log_file=Path(log_file) if log_file else None,
         pid_file=Path(pid_file) if pid_file else None,
         pcap=Path(pcap) if pcap else None,
         notification=_notification(notification) if notification else None,
         ec2_metadata=ec2_metadata,
-        zones=tuple(Zone(name, records) for name in BUILT_IN_ZONES),
-        search_domains=None,
-        nat={host: LOOPBACK},
-        virtual_ips=frozenset({host}),
-        static_leases={device: DEVICE_MAC},
-        forwards=() if ssh_port == NO_SSH_PORT else (forward,),
+        zones=PROFILES[profile](gateway, device, host) if zones is None else tuple(zones),
+        search_domains=None if search_domains is None else tuple(search_domains),
+        nat={host: LOOPBACK} if nat is None else nat,
+        virtual_ips=virtual,
+        static_leases=leases,
+        forwards=(*_ssh_forward(ssh_port, device), *forwards),
         connect_timeout=connect_timeout,
         keepalive=inf if keepalive == NO_KEEPALIVE else keepalive,
     )
+
+
+def _check_range(flag: str, value: int, least: int, most: int, *, none: int | None = None) -> None:
+    if value != none and not least <= value <= most:
+        other = "" if none is None else f", or {none} for none"
+        raise ConfigError(f"{flag} must be from {least} to {most}{other}, not {value}")
+
+
+def _check_leases(
+    leases: Mapping[IPv4Address, bytes], network: IPv4Network, reserved: Collection[IPv4Address]
+) -> None:
+    for address, mac in leases.items():
+        if not _is_host(address, network) or address in reserved:
+            raise ConfigError(f"dhcpStaticLeases {address} is no address for a guest")
+        if mac[0] & 1 or not any(mac):
+            raise ConfigError(f"dhcpStaticLeases {mac.hex(':')} is no address of one host")
+    if len(set(leases.values())) < len(leases):
+        raise ConfigError("dhcpStaticLeases has two addresses for one MAC address")
+
+
+def _ssh_forward(port: int, device: IPv4Address) -> tuple[Forward, ...]:
+    if port == NO_SSH_PORT:
+        return ()
+    hint = f"-ssh-port chooses another, {NO_SSH_PORT} none"
+    return (Forward(f"{LOOPBACK}:{port}", f"{device}:{DEVICE_SSH_PORT}", hint=hint),)
+
+
+def _containers(gateway: IPv4Address, device: IPv4Address, host: IPv4Address) -> tuple[Zone, ...]:
+    records = (Record("gateway", gateway), Record("host", host))
+    return tuple(Zone(name, records) for name in BUILT_IN_ZONES)
+
+
+def _crc(gateway: IPv4Address, device: IPv4Address, host: IPv4Address) -> tuple[Zone, ...]:
+    """Return the zones of gvproxy 0.1.0, which was CodeReady Containers'."""
+    names = {"gateway": gateway, "host": host, "api": device, "api-int": device}
+    records = tuple(Record(name, address) for name, address in names.items())
+    master = Record("", IPv4Address("192.168.126.11"), r"crc-(.*?)-master-0")
+    return (
+        Zone("crc.testing.", (*records, master)),
+        Zone("apps-crc.testing.", default=device),
+    )
+
+
+PROFILES = {DEFAULT_PROFILE: _containers, "crc": _crc}
+"""The sets of built-in names."""
 
 
 def _endpoints(
@@ -266,6 +332,11 @@ def _address(flag: str, text: str, network: IPv4Network) -> IPv4Address:
         address = IPv4Address(text)
     except ValueError:
         raise ConfigError(f"{flag} must be an IPv4 address, not {text!r}") from None
-    if address not in network or address in (network.network_address, network.broadcast_address):
+    if not _is_host(address, network):
         raise ConfigError(f"{flag} {address} is no address of a host in the subnet {network}")
     return address
+
+
+def _is_host(address: IPv4Address, network: IPv4Network) -> bool:
+    ends = network.network_address, network.broadcast_address
+    return address in network and address not in ends

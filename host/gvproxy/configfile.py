@@ -6,11 +6,11 @@ key without a value counts as missing.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -24,18 +24,26 @@ Address = IPv4Address | IPv6Address
 MAX_SIZE = 1 << 20
 _TAG = "tag:yaml.org,2002:"
 _TEXT = {_TAG + kind for kind in ("str", "int", "float", "bool", "timestamp")}
+_WORD = re.compile(r"-?\b[A-Za-z][\w-]*")
 _MAC = re.compile("[0-9a-f]{2}([:-][0-9a-f]{2}){5}")
 
 
 @dataclass
 class Settings:
-    """What a file says: values by their names for `configure`, and flags by what stands for them.
+    """What a file says, by the names of `configure`."""
 
-    `sources` maps `-mtu` to the likes of `stack.mtu (FILE line 3)`.
-    """
+    values: dict[str, Any] = field(default_factory=dict)
+    _sources: dict[str, tuple[str, str]] = field(default_factory=dict)
 
-    values: dict[str, object] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)
+    def add(self, setting: str, value: object, flag: str, where: str) -> None:
+        """Take a setting from the key that `where` tells; errors would speak of `flag`."""
+        self.values[setting] = value
+        self._sources[setting] = flag, where
+
+    def renamed(self, error: str, besides: Collection[str]) -> str:
+        """Have an error speak of the file's keys, but for settings that came from elsewhere."""
+        names = dict(self._sources[name] for name in self._sources.keys() - set(besides))
+        return _WORD.sub(lambda word: names.get(word[0], word[0]), error)
 
 
 @dataclass(frozen=True)
@@ -52,8 +60,9 @@ class _Value:
 
     @property
     def given(self) -> bool:
-        """It is neither null nor empty."""
-        return self.node.tag != _TAG + "null" and bool(self.node.value)
+        """It is neither null nor an empty text."""
+        empty = isinstance(self.node, ScalarNode) and not self.node.value
+        return self.node.tag != _TAG + "null" and not empty
 
     def error(self, text: str) -> ConfigError:
         return ConfigError(f"{self.where} {text}")
@@ -91,7 +100,7 @@ class _Value:
             raise self.error(f"must be a MAC address such as 5a:94:ef:e4:0c:ee, not {text!r}")
         return bytes.fromhex(re.sub("[:-]", "", text))
 
-    def list(self) -> list["_Value"]:
+    def items(self) -> list["_Value"]:
         if not isinstance(self.node, SequenceNode):
             raise self.error("must be a list")
         return [
@@ -100,7 +109,7 @@ class _Value:
         ]
 
     def texts(self) -> list[str]:
-        return [one.text() for one in self.list()]
+        return [one.text() for one in self.items()]
 
     def mapping(self) -> dict[str, "_Value"]:
         """Return the values by their keys; those without a value are left out."""
@@ -131,14 +140,14 @@ class _Value:
 
 
 def _zones(value: _Value) -> tuple[Zone, ...]:
-    return tuple(_zone(one) for one in value.list())
+    return tuple(_zone(one) for one in value.items())
 
 
 def _zone(value: _Value) -> Zone:
     keys = _known(value, {"name", "records", "defaultIP"})
     if "name" not in keys:
         raise value.error("needs a name")
-    records = tuple(_record(one) for one in keys["records"].list()) if "records" in keys else ()
+    records = tuple(_record(one) for one in keys["records"].items()) if "records" in keys else ()
     default = keys["defaultIP"].address() if "defaultIP" in keys else None
     return Zone(keys["name"].text(), records, default)
 
@@ -177,16 +186,17 @@ def _static_leases(value: _Value) -> dict[IPv4Address, bytes]:
 
 
 def _virtual_ips(value: _Value) -> list[IPv4Address]:
-    return [one.ipv4() for one in value.list()]
+    return [one.ipv4() for one in value.items()]
 
 
 def _not_yet(value: _Value) -> None:
-    raise value.error("is not supported yet")
+    if value.node.value:
+        raise value.error("is not supported yet")
 
 
 _Read = Callable[[_Value], object]
 
-# Key: setting of `configure`, flag that sets the same, and of what kind it is.
+# Key: setting of `configure`, how its errors call it, and of what kind it is.
 _STACK: Mapping[str, tuple[str, str, _Read]] = {
     "debug": ("debug", "-debug", _Value.boolean),
     "capture-file": ("pcap", "-pcap", _Value.text),
@@ -196,10 +206,10 @@ _STACK: Mapping[str, tuple[str, str, _Read]] = {
     "deviceIP": ("device_ip", "-deviceIP", _Value.text),
     "hostIP": ("host_ip", "-hostIP", _Value.text),
     "gatewayMacAddress": ("gateway_mac", "gatewayMacAddress", _Value.mac),
-    "dns": ("zones", "dns", _zones),
-    "dnsSearchDomains": ("search_domains", "dnsSearchDomains", _Value.texts),
-    "forwards": ("forwards", "forwards", _forwards),
-    "nat": ("nat", "nat", _nat),
+    "dns": ("zones", "", _zones),
+    "dnsSearchDomains": ("search_domains", "", _Value.texts),
+    "forwards": ("forwards", "", _forwards),
+    "nat": ("nat", "", _nat),
     "gatewayVirtualIPs": ("virtual_ips", "gatewayVirtualIPs", _virtual_ips),
     "dhcpStaticLeases": ("static_leases", "dhcpStaticLeases", _static_leases),
     "vpnKitUUIDMacAddresses": ("", "", _not_yet),
@@ -235,7 +245,7 @@ def load(path: Path) -> Settings:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"-config {path} is no YAML: {one_line(error)}") from None
     settings = Settings()
-    if root is None:
+    if root is None or root.tag == _TAG + "null":
         return settings
     top = _Value(str(path), "", root)
     if not isinstance(root, MappingNode):
@@ -267,7 +277,6 @@ def _take(
     for key, value in keys.items():
         setting, flag, read = table[key]
         found = read(value)
-        if isinstance(found, bool) and settings.values.get(setting):
-            continue  # one of the places where it may be set is enough
-        settings.values[setting] = found
-        settings.sources[flag] = value.where
+        if not setting or (found is False and settings.values.get(setting)):
+            continue  # of two places where it may be set one is enough
+        settings.add(setting, found, flag, value.where)

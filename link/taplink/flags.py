@@ -29,15 +29,22 @@ _BOOLEANS = dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True) | dict.
 
 
 class Parser(argparse.ArgumentParser):
-    """Reads a command line; has -help and -version.  Flags are added with two dashes."""
+    """Reads a command line; has -help and -version.  Flags are added with two dashes.
 
-    def __init__(self, program: str, description: str, epilog: str = "") -> None:
+    With `only_given` there are no defaults: what is not given is not there.
+    """
+
+    def __init__(
+        self, program: str, description: str, epilog: str = "", *, only_given: bool = False
+    ) -> None:
+        self._no = argparse.SUPPRESS if only_given else False
         super().__init__(
             prog=program,
             usage="%(prog)s [flag ...]",
             description=description,
             epilog=textwrap.fill(f"Flags take one dash or two.  {epilog}", break_on_hyphens=False),
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argparse.SUPPRESS if only_given else None,
             allow_abbrev=False,
             add_help=False,
         )
@@ -57,7 +64,7 @@ class Parser(argparse.ArgumentParser):
             dest=dest,
             nargs="?",
             const=True,
-            default=False,
+            default=self._no,
             type=_boolean,
             metavar="true|false",
             help=help,

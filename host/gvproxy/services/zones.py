@@ -81,7 +81,7 @@ class _Names:
             return [address for _, address in exact]
         if self._default is not None:
             return [self._default]
-        return exact
+        return None if exact is None else []
 
 
 def _answer(query: Query, addresses: list[Address] | None) -> bytes:

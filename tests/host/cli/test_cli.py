@@ -81,7 +81,8 @@ def test_switches_and_numbers() -> None:
     expected = configure(mtu=4000, ssh_port=-1, debug=True, keepalive=0, connect_timeout=5)
     assert cli.parse(argv) == expected
     assert expected.keepalive == inf
-    assert not cli.parse(["-debug=false"]).debug
+    assert expected.log_level == logging.DEBUG
+    assert cli.parse(["-debug=false"]).log_level == logging.INFO
 
 
 def test_the_daemon_decides_the_status(daemon: _Daemon) -> None:
@@ -102,9 +103,10 @@ def test_the_daemon_decides_the_status(daemon: _Daemon) -> None:
         (["-log-file", "/nonexistent/log"], "cannot be written: No such file or directory"),
         (["-log-file", "/"], "-log-file / cannot be written: Is a directory"),
         (["-log-file", "a\0b"], "cannot be written"),
-        (["-config", "x.yaml"], "-config is not supported yet"),
-        (["--config=x.yaml"], "-config is not supported yet"),
-        (["-config"], "-config is not supported yet"),
+        (["-config", "/nonexistent"], "-config /nonexistent cannot be read: No such file"),
+        (["--config=/"], "-config / cannot be read: Is a directory"),
+        (["-config"], "-config: expected one argument"),
+        (["-profile", "kubernetes"], "-profile must be one of containers, crc, not 'kubernetes'"),
         (["-services", "http://x"], "-services: http://x: unknown scheme"),
         (["-notification", "tcp://x:1"], "-notification must be the path of a unix socket"),
         (["-listen-vfkit", "unixgram:///tmp/s"], "-listen-vfkit is not supported yet"),
@@ -139,7 +141,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_log_goes_to_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "log"
     path.write_text("before\n")
-    cli.set_up_logging(debug=False, log_file=path)
+    cli.set_up_logging(logging.INFO, path)
     logging.getLogger("gvproxy.test").info("taken")
     logging.getLogger("gvproxy.test").debug("left out")
     lines = path.read_text().splitlines()
@@ -150,7 +152,7 @@ def test_the_log_goes_to_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_debug_logs_more(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.set_up_logging(debug=True, log_file=None)
+    cli.set_up_logging(logging.DEBUG, None)
     logging.getLogger("gvproxy.test").debug("detail")
     assert "DEBUG   gvproxy.test: detail" in capsys.readouterr().err
 

@@ -1,0 +1,258 @@
+"""The configuration file: every key, every refusal, and the command line above it."""
+
+import logging
+import re
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gvproxy import cli, configfile
+from gvproxy.config import Config, ConfigError, Forward, Record, Zone, configure
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "config.md"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "gvproxy.yaml"
+
+
+def parse(path: Path, text: str | bytes, *argv: str) -> Config:
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return cli.parse(["-config", str(path), *argv])
+
+
+def ip(text: str) -> IPv4Address:
+    return IPv4Address(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("", {}),
+        ("# nothing\n---\n", {}),
+        ("stack:\nlisten:\n", {}),
+        (
+            "listen: ['unix:///a', 'tcp://127.0.0.1:7']",
+            {"listen": ["unix:///a", "tcp://127.0.0.1:7"]},
+        ),
+        ("services: unix:///a", {"services": "unix:///a"}),
+        ("log-level: debug", {"debug": True}),
+        ("log-level: warn", {"log_level": "warning"}),
+        ("log-file: /a", {"log_file": "/a"}),
+        ("pid-file: /a", {"pid_file": "/a"}),
+        ("notification: unix:///a", {"notification": "/a"}),
+        ("ec2-metadata-access: true", {"ec2_metadata": True}),
+        ("profile: crc", {"profile": "crc"}),
+        ("interfaces: {vpnkit: '', qemu: , bess: ''}\nforwards: []", {}),
+        ("stack: {debug: true}", {"debug": True}),
+        ("stack: {capture-file: /a}", {"pcap": "/a"}),
+        ("stack: {mtu: 4000}", {"mtu": 4000}),
+        ("stack: {subnet: 10.0.0.0/24}", {"subnet": "10.0.0.0/24"}),
+        ("stack: {gatewayIP: 192.168.127.9}", {"gateway_ip": "192.168.127.9"}),
+        ("stack: {deviceIP: 192.168.127.9}", {"device_ip": "192.168.127.9"}),
+        ("stack: {hostIP: 192.168.127.9}", {"host_ip": "192.168.127.9"}),
+        ("stack: {gatewayMacAddress: '02-00-00-00-00-AB'}", {"gateway_mac": b"\2\0\0\0\0\xab"}),
+        (
+            "stack: {dns: [{name: a., records: [{name: b, ip: 1.2.3.4}, {regexp: c+, ip: fd00::1}],"
+            " defaultIP: 5.6.7.8}, {name: d.}]}",
+            {
+                "zones": [
+                    Zone(
+                        "a.",
+                        (Record("b", ip("1.2.3.4")), Record("", IPv6Address("fd00::1"), "c+")),
+                        ip("5.6.7.8"),
+                    ),
+                    Zone("d."),
+                ]
+            },
+        ),
+        ("stack: {dns: []}", {"zones": []}),
+        ("stack: {dnsSearchDomains: [a.b, c]}", {"search_domains": ["a.b", "c"]}),
+        (
+            "stack: {forwards: {':80': '192.168.127.2:80', '[::1]:81': '192.168.127.2:81'}}",
+            {
+                "forwards": [
+                    Forward(":80", "192.168.127.2:80"),
+                    Forward("[::1]:81", "192.168.127.2:81"),
+                ]
+            },
+        ),
+        (
+            "stack: {nat: {192.168.127.254: 127.0.0.9}}",
+            {"nat": {ip("192.168.127.254"): ip("127.0.0.9")}},
+        ),
+        ("stack: {nat: {}}", {"nat": {}}),
+        ("stack: {gatewayVirtualIPs: [192.168.127.7]}", {"virtual_ips": [ip("192.168.127.7")]}),
+        (
+            "stack: {dhcpStaticLeases: {192.168.127.8: '02:00:00:00:00:01'}}",
+            {"static_leases": {ip("192.168.127.8"): b"\2\0\0\0\0\1"}},
+        ),
+        ("stack: {vpnKitUUIDMacAddresses: {}}", {}),
+        ("stack: {ec2MetadataAccess: true}\nec2-metadata-access: false", {"ec2_metadata": True}),
+        ("stack: {ec2MetadataAccess: false}\nec2-metadata-access: true", {"ec2_metadata": True}),
+    ],
+)
+def test_every_key(path: Path, text: str, settings: dict[str, Any]) -> None:
+    assert parse(path, text) == configure(**settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("lisen: []", "lisen @1 is no known key"),
+        ("\nstack:\n  mtu: 1500\n  MTU: 1500", "stack.MTU @4 is no known key"),
+        ("interfaces: {kvm: a}", "interfaces.kvm @1 is no known key"),
+        (
+            "stack: {dns: [{name: a, record: []}]}",
+            "stack.dns[0].record @1 is no known key",
+        ),
+        ("<<: {a: b}", "<< @1 is no known key"),
+        (
+            "interfaces:\n  vfkit: unixgram:///a",
+            "interfaces.vfkit @2 is not supported yet",
+        ),
+        ("forwards: [{socket: /a}]", "forwards @1 is not supported yet"),
+        (
+            "stack: {vpnKitUUIDMacAddresses: {a: b}}",
+            "vpnKitUUIDMacAddresses @1 is not supported",
+        ),
+        (
+            "stack: {forwards: {'udp::53': 'a:53'}}",
+            "udp::53 @1 of the protocol udp is not",
+        ),
+        ("stack: {mtu: fast}", "stack.mtu @1 must be a number"),
+        ("stack: {mtu: 1e3}", "stack.mtu @1 must be a number"),
+        ("stack: {mtu: 0x600}", "stack.mtu @1 must be a number"),
+        (
+            "stack: {mtu: !!python/object/apply:os.system [a]}",
+            "stack.mtu @1 must be a number",
+        ),
+        ("listen: !!python/name:os.system a", "listen @1 must be a list"),
+        ("pid-file: !!binary aGk=", "pid-file @1 must be a text"),
+        ("listen: unix:///a", "listen @1 must be a list"),
+        ("listen:\n- [a]", "listen[0] @2 must be a text"),
+        ("stack: [mtu]", "stack @1 must be a mapping of keys to values"),
+        ("ec2-metadata-access: 1", "ec2-metadata-access @1 must be true or false"),
+        ("log-file: a\nlog-file: b\n", "log-file @2 is given twice"),
+        (
+            "stack: {nat: {1.1.1.1: 2.2.2.2, 1.1.1.1: 3.3.3.3}}",
+            "stack.nat.1.1.1.1 @1 is given",
+        ),
+        ("stack: {nat: {1.1.1.1: fd00::1}}", "must be an IPv4 address, not fd00::1"),
+        (
+            "stack: {nat: {here: 1.1.1.1}}",
+            "stack.nat.here @1 must be an IP address, not 'here'",
+        ),
+        ("stack: {dns: [{records: []}]}", "stack.dns[0] @1 needs a name"),
+        ("stack: {dns: [{name: a, records: [{name: b}]}]}", "records[0] @1 needs an ip"),
+        ("stack: {dns: [{name: a, records: [{ip: 1.1.1.1}]}]}", "and a name or a regexp"),
+        (
+            "stack: {dns: [{name: a, records: [{ip: 1.1.1.1, regexp: '('}]}]}",
+            "stack.dns[0].records[0].regexp @1 is no regular expression: missing )",
+        ),
+        (
+            "stack: {gatewayMacAddress: 5a}",
+            "must be a MAC address such as 5a:94:ef:e4:0c:ee, not '5a'",
+        ),
+        # What only `configure` can tell.
+        ("stack:\n  mtu: 100", "stack.mtu @2 must be from 576 to 65520, not 100"),
+        ("stack: {subnet: here}", "stack.subnet @1 must be an IPv4 network"),
+        (
+            "stack: {gatewayIP: 10.0.0.1}",
+            "stack.gatewayIP @1 10.0.0.1 is no address of a host",
+        ),
+        (
+            "stack: {hostIP: 192.168.127.1}",
+            "-gatewayIP, -deviceIP and stack.hostIP @1 must differ",
+        ),
+        ("listen: [http://a]", "listen @1: http://a: unknown scheme"),
+        ("listen: [unix:///a, unix:///a]", "listen @1: unix:///a is given twice"),
+        ("services: nonsense", "services @1: 'nonsense'"),
+        ("log-level: loud", "log-level @1 must be one of trace, debug, info, warn"),
+        ("profile: k8s", "profile @1 must be one of containers, crc, not 'k8s'"),
+        ("notification: tcp://a:1", "notification @1 must be the path of a unix socket"),
+        (
+            "stack: {gatewayMacAddress: 'ff:ff:ff:ff:ff:ff'}",
+            "stack.gatewayMacAddress @1 ff:ff:ff:ff:ff:ff is no address of one host",
+        ),
+        (
+            "stack: {gatewayVirtualIPs: [10.0.0.1]}",
+            "stack.gatewayVirtualIPs @1 10.0.0.1 is no free address of 192.168.127.0/24",
+        ),
+        ("stack: {gatewayVirtualIPs: [192.168.127.2]}", "192.168.127.2 is no free address"),
+        (
+            "stack: {dhcpStaticLeases: {192.168.127.254: '02:00:00:00:00:01'}}",
+            "stack.dhcpStaticLeases @1 192.168.127.254 is no address for a guest",
+        ),
+        (
+            "stack: {dhcpStaticLeases: {192.168.127.1: '02:00:00:00:00:01'}}",
+            "no address for a guest",
+        ),
+        ("stack: {dhcpStaticLeases: {10.1.1.1: '02:00:00:00:00:01'}}", "no address for a guest"),
+        (
+            "stack: {dhcpStaticLeases: {192.168.127.9: '03:00:00:00:00:01'}}",
+            "no address of one host",
+        ),
+        (
+            "stack: {dhcpStaticLeases: {192.168.127.9: '02:00:00:00:00:01',"
+            " 192.168.127.8: '02:00:00:00:00:01'}}",
+            "has two addresses for one MAC address",
+        ),
+        # What is no such file at all.
+        ("[]", "-config FILE is no mapping of keys to values"),
+        ("just text", "-config FILE is no mapping of keys to values"),
+        ("a: [", "-config FILE is no YAML: "),
+        ("a: b: c", "-config FILE is no YAML: "),
+        ("a: *b", "-config FILE is no YAML: "),
+        (b"\xff\xfe\x00", "-config FILE is no YAML: "),
+        (b"a: \x00", "-config FILE is no YAML: "),
+        ("[" * 5000, "-config FILE is no YAML: "),
+        ("#" * (configfile.MAX_SIZE + 1), "-config FILE has more than 1048576 bytes"),
+        ("? [a]\n: b", " @1 has a key that is no text"),
+    ],
+)
+def test_every_refusal_names_the_key_and_its_line(path: Path, text: str | bytes, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(path, text)
+    error = str(caught.value)
+    assert re.sub(r"@(\d)", f"({path} line \\1)", said).replace("FILE", str(path)) in error
+    assert "\n" not in error
+
+
+def test_the_command_line_overrides(path: Path) -> None:
+    text = "listen: [unix:///a]\nlog-level: error\n"
+    text += "stack: {mtu: 4000, subnet: 10.0.0.0/24, debug: true}"
+    config = parse(
+        *(path, text, "-listen", "unix:///b", "-subnet", "10.1.0.0/24", "-debug=false"),
+    )
+    assert config == configure(
+        listen=["unix:///b"], mtu=4000, subnet="10.1.0.0/24", log_level="error"
+    )
+    assert config.log_level == logging.ERROR
+
+
+def test_an_error_names_the_flag_that_overrides(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^-mtu must be from 576"):
+        parse(path, "stack: {mtu: 4000}", "-mtu", "1")
+    # A value that is overridden does no harm.
+    assert parse(path, "stack: {mtu: 1}", "-mtu", "1500").mtu == 1500
+
+
+def test_forwards_take_the_place_of_ssh_unless_its_port_is_given(path: Path) -> None:
+    text = "stack: {forwards: {':80': '192.168.127.2:80'}}"
+    assert [one.local for one in parse(path, text).forwards] == [":80"]
+    config = parse(path, text, "-ssh-port", "2223")
+    assert [one.local for one in config.forwards] == ["127.0.0.1:2223", ":80"]
+    assert config.forwards[1].hint == f"stack.forwards.:80 ({path} line 1)"
+
+
+def test_the_documents_example_has_every_key(path: Path) -> None:
+    (text,) = re.findall("```yaml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    config = parse(path, text)
+    assert config.zones[0].default == ip("192.168.127.2")
+    written = set(re.findall(r"^ *([a-zA-Z0-9-]+):", text, re.MULTILINE))
+    left_out = {"debug", "ec2MetadataAccess", "vpnKitUUIDMacAddresses"}
+    assert configfile._TOP.keys() | configfile._STACK.keys() <= written | left_out
