@@ -37,6 +37,7 @@ from gvproxy.services.notifications import Event, Notifications, Presence
 from gvproxy.services.resolvconf import ResolvConf
 from gvproxy.services.resolver import MAX_IN_FLIGHT, Resolver
 from gvproxy.services.virtual import serve_dhcp, serve_dns
+from gvproxy.services.zones import Zones
 from gvproxy.stack.port import StackConfig
 from gvproxy.stack.stack import Stack
 from gvproxy.tcp.states import ESTABLISHED
@@ -334,6 +335,10 @@ class Daemon:
                 "Resolver": self._resolver.counters,
             },
         )
+
+    @property
+    def zones(self) -> Zones:
+        return self._dns.zones
 
     def cam(self) -> dict[str, int]:
         return {

@@ -17,6 +17,10 @@ class ForwarderError(GvproxyError):
     """A port cannot be published or taken back."""
 
 
+class BadZoneError(GvproxyError):
+    """A zone of names is malformed."""
+
+
 class AlreadyExposedError(ForwarderError):
     """The local address is published already."""
 

@@ -14,20 +14,23 @@ from typing import Any, Protocol
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from gvproxy.api import zone
 from gvproxy.api.stats import Tree
 from gvproxy.errors import (
     AlreadyExposedError,
     BadLocalError,
     BadPortError,
     BadRemoteError,
+    BadZoneError,
     ForbiddenError,
-    ForwarderError,
+    GvproxyError,
     ListenError,
     NotExposedError,
     NotSupportedError,
     UnknownProtocolError,
 )
 from gvproxy.services.forwarder import Forwarder
+from gvproxy.services.zones import Zones
 from taplink.text import one_line
 
 log = logging.getLogger(__name__)
@@ -36,7 +39,7 @@ MAX_BODY = 64 * 1024
 """Bytes; the longest sensible body, a zone of names, is a tenth of it."""
 
 # As Go's gvproxy answers them, where it knows the error.
-_STATUS: dict[type[ForwarderError], int] = {
+_STATUS: dict[type[GvproxyError], int] = {
     AlreadyExposedError: 500,
     NotExposedError: 500,
     UnknownProtocolError: 500,
@@ -45,6 +48,7 @@ _STATUS: dict[type[ForwarderError], int] = {
     ForbiddenError: 403,
     BadLocalError: 400,
     BadRemoteError: 400,
+    BadZoneError: 400,
     NotSupportedError: 501,
 }
 
@@ -57,6 +61,10 @@ class Backend(Protocol):
     @property
     def forwarder(self) -> Forwarder:
         """The published ports."""
+
+    @property
+    def zones(self) -> Zones:
+        """The names that are answered here."""
 
     def stats(self) -> Tree:
         """Return the counters."""
@@ -99,9 +107,16 @@ def make_app(backend: Backend) -> web.Application:
         "/cam": backend.cam,
         "/leases": backend.leases,
         "/services/dhcp/leases": backend.leases,
+        "/services/dns/all": lambda: [zone.encode(one) for one in backend.zones.all()],
     }
     for path, show in shown.items():
         app.router.add_route("*", path, _get(show))
+
+    async def add_zone(request: web.Request) -> web.Response:
+        backend.zones.add(zone.decode(await _body(request)))
+        return web.Response()
+
+    app.router.add_route("*", "/services/dns/add", add_zone)
     app.router.add_route("*", "/tunnel", _tunnel)
     return app
 
@@ -182,7 +197,7 @@ def _text(body: dict[str, object], key: str) -> str:
 async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
     try:
         return await handler(request)
-    except ForwarderError as error:
+    except GvproxyError as error:
         return _refused(request, _STATUS[type(error)], str(error))
     except web.HTTPException as error:
         return _refused(request, error.status, error.text or error.reason)

@@ -30,7 +30,7 @@ class DnsServer:
 
     def __init__(self, zones: Sequence[Zone], resolver: Resolver) -> None:
         self.counters = Counters()
-        self._zones = Zones(zones)
+        self.zones = Zones(zones)
         self._resolver = resolver
 
     def handle(self, message: bytes, answer: Answer, *, now: float) -> None:
@@ -50,7 +50,7 @@ class DnsServer:
         if query.flags & dnsmessage.OPCODE_MASK:
             answer(dnsmessage.reply(query, Rcode.NOTIMP))
             return
-        local = self._zones.answer(query)
+        local = self.zones.answer(query)
         if local is not None:
             self.counters.local += 1
             answer(local)

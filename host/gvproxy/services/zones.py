@@ -7,7 +7,9 @@ as in Go's gvproxy, and the zone's default for names without one.
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
+from math import inf
 from struct import Struct
 
 from gvproxy.config import Record, Zone
@@ -29,9 +31,22 @@ class Zones:
 
     def __init__(self, zones: Sequence[Zone]) -> None:
         self._zones: dict[Labels, _Names] = {}
-        for zone in zones:
-            apex = dnsmessage.labels(zone.name)
-            self._zones.setdefault(apex, _Names()).add(zone)
+        self._listed: dict[Labels, Zone] = {}
+        for zone in reversed(zones):  # of two alike the records of the first come first
+            self.add(zone)
+        self._listed = dict(reversed(self._listed.items()))
+
+    def add(self, zone: Zone) -> None:
+        """Add a zone, or to one that is there: new records come first, the new default counts."""
+        apex = dnsmessage.labels(zone.name)
+        if apex in self._listed:
+            zone = replace(zone, records=zone.records + self._listed[apex].records)
+        self._listed[apex] = zone
+        self._zones[apex] = _Names(zone)
+
+    def all(self) -> list[Zone]:
+        """Return the zones as they were given, with what was added."""
+        return list(self._listed.values())
 
     def answer(self, query: Query) -> bytes | None:
         """Return the reply to a query for a name in a local zone; None for all other names."""
@@ -45,34 +60,28 @@ class Zones:
 class _Names:
     """The names of one zone, relative to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, zone: Zone) -> None:
         # What stands between a name and its zone exists as well (RFC 8020 §2), without an address.
         self._exact: dict[Labels, list[tuple[int, Address]]] = {(): []}
         self._patterns: list[tuple[int, re.Pattern[str], Address]] = []
-        self._default: Address | None = None
-        self._count = 0
-
-    def add(self, zone: Zone) -> None:
-        """Take a zone's records, behind those that are there."""
-        for record in zone.records:
-            self._count += 1
+        self._default = zone.default
+        for number, record in enumerate(zone.records):
             if record.pattern:
                 pattern = re.compile(record.pattern)
-                self._patterns.append((self._count, pattern, record.address))
+                self._patterns.append((number, pattern, record.address))
             if record.name:
-                self._add_name(record)
-        self._default = self._default or zone.default
+                self._add_name(number, record)
 
-    def _add_name(self, record: Record) -> None:
+    def _add_name(self, number: int, record: Record) -> None:
         name = dnsmessage.labels(record.name)
-        self._exact.setdefault(name, []).append((self._count, record.address))
+        self._exact.setdefault(name, []).append((number, record.address))
         for start in range(1, len(name)):
             self._exact.setdefault(name[start:], [])
 
     def find(self, name: Labels) -> list[Address] | None:
         """Return a name's addresses, an empty list where it has none, None if it does not exist."""
         exact = self._exact.get(name)
-        first = exact[0][0] if exact else self._count + 1
+        first = exact[0][0] if exact else inf
         text = b".".join(name).decode("ascii", "backslashreplace")
         for number, pattern, address in self._patterns:
             if number < first and pattern.search(text):

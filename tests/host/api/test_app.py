@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import json
 import logging
 import socket
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,7 @@ from gvproxy.api import app
 from gvproxy.api.adopt import adopt
 from gvproxy.api.stats import Tree
 from gvproxy.services.forwarder import Forwarder
+from gvproxy.services.zones import Zones
 
 EXPOSE, UNEXPOSE = "/services/forwarder/expose", "/services/forwarder/unexpose"
 ALL = "/services/forwarder/all"
@@ -29,6 +31,8 @@ class Backend:
         self.forwarder = Forwarder(
             asyncio.get_running_loop(), subnet, set(), lambda sock, *_: sock.close()
         )
+
+        self.zones = Zones([])
 
     def stats(self) -> Tree:
         return {"BytesSent": 1, "TCP": {"Retransmits": 2}}
@@ -138,7 +142,74 @@ def test_the_caller_is_whoever_calls(port: int) -> None:
     serve(scenario)
 
 
-@pytest.mark.parametrize("path", [EXPOSE, UNEXPOSE, "/tunnel?ip=192.168.127.2&port=22"])
+ADD, ZONES = "/services/dns/add", "/services/dns/all"
+
+
+def test_zones_are_added_and_shown() -> None:
+    async def scenario(api: Api) -> None:
+        assert await api.call("GET", ZONES) == (200, "[]\n")
+        records = [
+            {"Name": "a", "IP": "192.168.127.9"},
+            {"Name": "", "IP": "192.168.127.8", "Regexp": "x-.*"},
+        ]
+        body = {"Name": "t.internal.", "Records": records, "DefaultIP": "192.168.127.7"}
+        assert await api.call("POST", ADD, body) == (200, "")
+        assert await api.call("GET", ZONES) == (
+            200,
+            '[{"Name":"t.internal.","Records":[{"Name":"a","IP":"192.168.127.9"},'
+            '{"Name":"","IP":"192.168.127.8","Regexp":"x-.*"}],"DefaultIP":"192.168.127.7"}]\n',
+        )
+        # Keys and names in any case, a name without its dot, an address of either family.
+        more = [{"NAME": "b", "Ip": "fd00::1"}]
+        body = {"NAME": "T.Internal", "records": more, "x": None}
+        assert await api.call("POST", ADD, body) == (200, "")
+        assert await api.post(ADD, name="u.", records=None) == (200, "")
+        _, text = await api.call("GET", ZONES)
+        assert json.loads(text) == [
+            {
+                "Name": "T.Internal.",
+                "Records": [{"Name": "b", "IP": "fd00::1"}, *records],
+                "DefaultIP": "",
+            },
+            {"Name": "u.", "Records": [], "DefaultIP": ""},
+        ]
+
+    serve(scenario)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({}, "a zone needs a name"),
+        ({"Name": "."}, "a zone needs a name"),
+        ({"Name": 1}, "name is no text"),
+        ({"Name": "a..b"}, "'a..b' is no name of DNS"),
+        ({"Name": "a" * 64}, f"'{'a' * 64}' is no name of DNS"),
+        ({"Name": "a." * 127 + "bc"}, "is no name of DNS"),
+        ({"Name": "\ud800"}, "ud800' is no name of DNS"),
+        ({"Name": "a", "Records": "b"}, "records is no list"),
+        ({"Name": "a", "Records": [1]}, "a record is no JSON object"),
+        ({"Name": "a", "Records": [{"IP": "1.1.1.1"}]}, "a record needs a name or a regexp"),
+        ({"Name": "a", "Records": [{"Name": "b"}]}, "'' is no IP address"),
+        ({"Name": "a", "Records": [{"Name": "b", "IP": "1.1.1"}]}, "'1.1.1' is no IP address"),
+        (
+            {"Name": "a", "Records": [{"Regexp": "(", "IP": "1.1.1.1"}]},
+            "'(' is no regular expression: missing )",
+        ),
+        ({"Name": "a", "DefaultIP": "host"}, "'host' is no IP address"),
+    ],
+)
+def test_zones_that_are_none(body: dict[str, object], said: str) -> None:
+    async def scenario(api: Api) -> None:
+        status, text = await api.call("POST", ADD, body)
+        assert (status, text.count("\n")) == (400, 1)
+        assert said in text
+        assert await api.call("GET", ZONES) == (200, "[]\n")
+
+    serve(scenario)
+
+
+@pytest.mark.parametrize("path", [EXPOSE, UNEXPOSE, ADD, "/tunnel?ip=192.168.127.2&port=22"])
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
 def test_post_only(path: str, method: str) -> None:
     async def scenario(api: Api) -> None:
@@ -354,7 +425,8 @@ def test_each_error_of_the_forwarder_has_a_status() -> None:
     raised = {
         error
         for _, error in inspect.getmembers(errors, inspect.isclass)
-        if issubclass(error, errors.ForwarderError) and error is not errors.ForwarderError
+        if issubclass(error, (errors.ForwarderError, errors.BadZoneError))
+        and error is not errors.ForwarderError
     }
     assert raised == app._STATUS.keys()
 

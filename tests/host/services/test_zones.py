@@ -161,3 +161,19 @@ def test_what_no_pattern_is_found_in_does_not_exist(name: str) -> None:
 
 def test_a_zone_ends_at_a_label() -> None:
     assert ask("xapps-crc.testing", zones=Zones([SEVERAL, APPS])) is None
+
+
+def test_what_is_added_comes_first() -> None:
+    zones = Zones([APPS, SEVERAL])
+    zones.add(Zone("CRC.testing", (Record("api", IPv4Address("10.9.9.9")),)))
+    assert addresses(ask("api.crc.testing", zones=zones)) == ["10.9.9.9"]
+    assert addresses(ask("crc-a-master-0.crc.testing", zones=zones)) == ["10.0.0.3"]
+    zones.add(Zone("new."))
+    assert [zone.name for zone in zones.all()] == ["apps-crc.testing.", "CRC.testing", "new."]
+
+
+def test_two_alike_from_the_start_are_one() -> None:
+    first, second = (Zone("a.", (Record("b", IPv4Address(f"10.0.0.{n}")),)) for n in (1, 2))
+    zones = Zones([first, second])
+    assert addresses(ask("b.a", zones=zones)) == ["10.0.0.1"]
+    assert len(zones.all()) == 1
