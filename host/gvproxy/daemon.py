@@ -30,8 +30,10 @@ from gvproxy.ports.capture import Capture, CapturedPort
 from gvproxy.ports.reception import Reception
 from gvproxy.ports.stream import PortCounters, StreamPort
 from gvproxy.process import descriptor_limit, pid_file, raise_descriptor_limit, resident_bytes
+from gvproxy.services import dns, dnstcp
 from gvproxy.services.dhcp import DhcpServer
 from gvproxy.services.dns import DnsServer
+from gvproxy.services.dnstcp import DnsTcp
 from gvproxy.services.forwarder import Forwarder
 from gvproxy.services.notifications import Event, Notifications, Presence
 from gvproxy.services.resolvconf import ResolvConf
@@ -58,8 +60,9 @@ _END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6
 """What the stack and the switch can take unfinished from a guest, and give."""
 
-RESERVED = 256 + 64
-"""Descriptors beside those of TCP, UDP and DNS: pings, and links, listeners, callers of the API."""
+RESERVED = 256 + 64 + dnstcp.MAX_CLIENTS
+"""Descriptors beside those of TCP, UDP and DNS over UDP: pings, and links, listeners, callers of
+the API, and DNS over TCP."""
 
 API_PORT = 80
 """Of the gateway's address, in the virtual network: Go's gvproxy has the guests' API there."""
@@ -150,7 +153,8 @@ class Daemon:
         search = config.search_domains
         self._dhcp = DhcpServer(config, resolv_conf.search if search is None else lambda _: search)
         serve_dhcp(self.stack, self._dhcp)
-        serve_dns(self.stack, self._dns, self._tcp)
+        serve_dns(self.stack, self._dns)
+        self._dns_tcp = DnsTcp(self._dns)
         self.forwarder = Forwarder(loop, network, owned, self._tcp.dial)
         self._tunnels = Tunnels(self.stack, loop, self._tcp, config.connect_timeout)
         posts = {"/connect": self._take_link, "/tunnel": self._take_tunnel}
@@ -176,6 +180,9 @@ class Daemon:
         gateway = str(self._config.gateway_ip)
         await self.network.create_server(
             self._guest_http.server, gateway, API_PORT, max_clients=MAX_GUEST_CALLERS
+        )
+        await self.network.start_server(
+            self._dns_tcp.serve, gateway, dns.PORT, max_clients=dnstcp.MAX_CLIENTS
         )
         for where in self._config.listen:
             self._listen("-listen", where, self._reception)
@@ -214,6 +221,7 @@ class Daemon:
         self._tunnels.close()
         self._tcp.close()
         self.network.close()
+        await self._dns_tcp.close()
         await asyncio.sleep(0)  # the loop's turn in which the resets leave
         for port in self._ports():
             port.close("the daemon ends")

@@ -121,6 +121,15 @@ def test_an_answer_too_long_for_a_datagram_comes_over_tcp(network: Network) -> N
     assert dig(network, "+short", "+noedns", "long.outside.test", "TXT").count("x" * 250) == 12
 
 
+def test_names_over_tcp(network: Network) -> None:
+    queries = ("host.containers.internal", "+qr", dns.NAME, "MX", "absent.outside.test")
+    answers = dig(network, "+tcp", "+keepopen", *queries)
+    assert HOST in answers
+    assert "mail.outside.test" in answers
+    assert "status: NXDOMAIN" in answers
+    network.gvproxy.wait_until_unused()
+
+
 def test_leases_and_stations_are_shown(network: Network) -> None:
     macs = network.gvproxy.get("/leases")
     assert macs == {"192.168.127.1": "5a:94:ef:e4:0c:dd", "192.168.127.2": "5a:94:ef:e4:0c:ee"}

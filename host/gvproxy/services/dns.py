@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gvproxy.config import Zone
 from gvproxy.services import dnsmessage
-from gvproxy.services.dnsmessage import MessageError, Rcode
+from gvproxy.services.dnsmessage import MessageError, Query, Rcode
 from gvproxy.services.resolver import Answer, Resolver
 from gvproxy.services.zones import Zones
 
@@ -38,24 +38,27 @@ class DnsServer:
 
         `now` is in seconds of the loop's clock.  Whatever the message holds, nothing is raised.
         """
+        decided = self.examine(message)
+        if isinstance(decided, Query):
+            self._resolver.forward(decided, message, answer, now)
+        elif decided is not None:
+            answer(decided)
+
+    def examine(self, message: bytes) -> Query | bytes | None:
+        """Return a query that is to be forwarded, or the reply; None where nothing is replied."""
         self.counters.queries += 1
         try:
             query = dnsmessage.parse(message)
         except MessageError:
             self.counters.malformed += 1
-            error = dnsmessage.format_error(message)
-            if error is not None:
-                answer(error)
-            return
+            return dnsmessage.format_error(message)
         if query.flags & dnsmessage.OPCODE_MASK:
-            answer(dnsmessage.reply(query, Rcode.NOTIMP))
-            return
+            return dnsmessage.reply(query, Rcode.NOTIMP)
         local = self.zones.answer(query)
-        if local is not None:
-            self.counters.local += 1
-            answer(local)
-            return
-        self._resolver.forward(query, message, answer, now)
+        if local is None:
+            return query
+        self.counters.local += 1
+        return local
 
     def servers(self, *, now: float) -> tuple[tuple[str, int], ...]:
         """Return address and port of the host's name servers, for queries over TCP."""

@@ -1,18 +1,13 @@
 """Puts the services of the gateway at their addresses in the virtual network.
 
 The servers themselves take payloads and give payloads; here is what that means in datagrams.
-DNS over TCP is the host's own server's affair: a connection to port 53 is joined to it.
 """
 
-from gvproxy.flows.tcp import TcpFlows
 from gvproxy.services import dhcp, dns
 from gvproxy.services.dhcp import DhcpServer
 from gvproxy.services.dns import DnsServer
-from gvproxy.stack.path import TcpPath
 from gvproxy.stack.stack import Stack
 from gvproxy.stack.udp import Datagram
-from gvproxy.tcp import calls
-from gvproxy.tcp.connection import Connection
 
 _BROADCAST = b"\xff" * 4
 
@@ -33,8 +28,8 @@ def serve_dhcp(stack: Stack, server: DhcpServer) -> None:
         stack.udp.handlers[address, dhcp.SERVER_PORT] = handle
 
 
-def serve_dns(stack: Stack, server: DnsServer, flows: TcpFlows) -> None:
-    """Answer DNS at the gateway's address, over UDP and TCP."""
+def serve_dns(stack: Stack, server: DnsServer) -> None:
+    """Answer DNS at the gateway's address, over UDP; `dnstcp` has the rest."""
     gateway, send = stack.config.gateway, stack.udp.send
 
     def handle(datagram: Datagram, now: float) -> None:
@@ -46,12 +41,4 @@ def serve_dns(stack: Stack, server: DnsServer, flows: TcpFlows) -> None:
 
         server.handle(bytes(datagram.payload), answer, now=now)
 
-    def connect(connection: Connection, path: TcpPath, now: float) -> None:
-        servers = server.servers(now=now)
-        if servers:
-            flows.connect(connection, servers[0], now)
-        else:
-            calls.abort(connection, now)
-
     stack.udp.handlers[gateway, dns.PORT] = handle
-    stack.connections.listeners[gateway, dns.PORT] = connect
