@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.network import DEAD, Network
-from tests.lab.programs import DEVICE, HOST
+from tests.lab.network import DEAD, Network, World, make_guest
+from tests.lab.programs import DEVICE, HOST, Gvproxy
 from tests.lab.sockets import read_all
 from tests.lab.transfer import exchange
 
@@ -64,9 +64,12 @@ def start_connecting(network: Network, address: str, port: int) -> socket.socket
     return sock
 
 
-def test_a_thousand_connections_beside_dead_destinations(network: Network) -> None:
+def test_a_thousand_connections_beside_dead_destinations(world: World) -> None:
+    """With a daemon of its own: it tries for a minute."""
     prefix = DEAD.rpartition(".")[0]
-    with contextlib.ExitStack() as stack:
+    gvproxy = Gvproxy(world.folder, world.host)
+    with make_guest(world, gvproxy) as (guest, agent), contextlib.ExitStack() as stack:
+        network = Network(world, gvproxy, guest, agent)
         dead = [
             stack.enter_context(start_connecting(network, f"{prefix}.{number}", 80))
             for number in range(1, 151)
@@ -77,6 +80,7 @@ def test_a_thousand_connections_beside_dead_destinations(network: Network) -> No
                 listener.accept()[0].close()
         undecided = select.select([], dead, [], 0)[1]
         assert not undecided, "the destinations were not dead"
+    gvproxy.process.stop()
 
 
 def test_a_published_port(network: Network) -> None:

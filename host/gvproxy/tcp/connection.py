@@ -305,6 +305,7 @@ class Connection:
     def room(self, now: float) -> int:
         """Return how many bytes `calls.send` would put on the wire at once; 0 asks for `writable`.
 
+        Not to be asked after `calls.shutdown`.
         It is no sliver while something is on its way, whose acknowledgment may bring more: that is
         the sender's silly-window avoidance (RFC 9293 §3.8.6.2.1).
         """
