@@ -9,10 +9,10 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from gvproxy import config as settings
-from gvproxy.config import Config, ConfigError, configure
+from gvproxy.config import Config, ConfigError, SshForward, configure
 from gvproxy.errors import GvproxyError
 from taplink import flags
 from taplink.text import reason
@@ -28,10 +28,6 @@ _NOT_SUPPORTED_YET = (
     "listen-bess",
     "listen-stdio",
     "listen-vfkit",
-    "forward-sock",
-    "forward-dest",
-    "forward-user",
-    "forward-identity",
 )
 
 
@@ -52,6 +48,7 @@ def parse(argv: Sequence[str]) -> Config:
     Raises ConfigError, and SystemExit as `flags.Parser.read` does.
     """
     given = vars(_parser().read(argv))
+    _join_ssh_forwards(given)
     path = given.pop("config", None)
     if path is None:
         return configure(**given)
@@ -62,6 +59,32 @@ def parse(argv: Sequence[str]) -> Config:
         return configure(**file.values | given)
     except ConfigError as error:
         raise ConfigError(file.renamed(str(error), besides=given)) from error
+
+
+_SSH_FORWARD_FLAGS = {
+    f"forward_{flag}": field
+    for flag, field in (
+        ("sock", "socket"),
+        ("dest", "dest"),
+        ("user", "user"),
+        ("identity", "identity"),
+    )
+}
+
+
+def _join_ssh_forwards(given: dict[str, Any]) -> None:
+    """Put what belongs together of -forward-sock, -dest, -user and -identity into one setting."""
+    lists = {field: given.pop(flag, []) for flag, field in _SSH_FORWARD_FLAGS.items()}
+    if len({len(values) for values in lists.values()}) > 1:
+        raise ConfigError(
+            "-forward-sock, -forward-dest, -forward-user and -forward-identity "
+            "must each be given the same number of times"
+        )
+    if lists["socket"]:
+        given["ssh_forwards"] = [
+            SshForward(**dict(zip(lists, values, strict=True)))
+            for values in zip(*lists.values(), strict=True)
+        ]
 
 
 def set_up_logging(level: int, log_file: Path | None) -> None:
@@ -163,6 +186,13 @@ def _parser() -> flags.Parser:
         metavar="PATH",
         help="tell the unix socket PATH of guests that come and go, in JSON",
     )
+    for flag, what in (
+        ("sock", "a unix socket of the host that leads, through ssh, to one of the guest"),
+        ("dest", "the path of the guest's"),
+        ("user", "the user to log in as"),
+        ("identity", "the file of the private key"),
+    ):
+        add(f"--forward-{flag}", action="append", metavar="TEXT", help=what)
     parser.add_switch(
         "--ec2-metadata-access",
         "let guests reach 169.254.0.0/16 and with it the cloud's metadata",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from math import inf
 from pathlib import Path
+from urllib.parse import quote
 
 from gvproxy.errors import GvproxyError
 from taplink import endpoint
@@ -98,6 +99,20 @@ class Forward:
 
 
 @dataclass(frozen=True, slots=True)
+class SshForward:
+    """A unix socket of the host that leads, through the guest's sshd, to one of the guest.
+
+    `socket` and `dest` are their paths, `user` is the guest's, `identity` a private key of the
+    host's.
+    """
+
+    socket: str
+    dest: str
+    user: str
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All settings of a daemon; made by `configure`.
 
@@ -162,6 +177,7 @@ def configure(
     virtual_ips: Collection[IPv4Address] | None = None,
     static_leases: Mapping[IPv4Address, bytes] | None = None,
     forwards: Sequence[Forward] = (),
+    ssh_forwards: Sequence[SshForward] = (),
 ) -> Config:
     """Check the settings and fill in the defaults; raises ConfigError.
 
@@ -213,7 +229,11 @@ def configure(
         nat={host: LOOPBACK} if nat is None else nat,
         virtual_ips=virtual,
         static_leases=leases,
-        forwards=(*_ssh_forward(ssh_port, device), *forwards),
+        forwards=(
+            *_ssh_port_forward(ssh_port, device),
+            *forwards,
+            *(_ssh_forward(one, device) for one in ssh_forwards),
+        ),
         connect_timeout=connect_timeout,
         keepalive=inf if keepalive == NO_KEEPALIVE else keepalive,
     )
@@ -237,11 +257,23 @@ def _check_leases(
         raise ConfigError("dhcpStaticLeases has two addresses for one MAC address")
 
 
-def _ssh_forward(port: int, device: IPv4Address) -> tuple[Forward, ...]:
+def _ssh_port_forward(port: int, device: IPv4Address) -> tuple[Forward, ...]:
     if port == NO_SSH_PORT:
         return ()
     hint = f"-ssh-port chooses another, {NO_SSH_PORT} none"
     return (Forward(f"{LOOPBACK}:{port}", f"{device}:{DEVICE_SSH_PORT}", hint=hint),)
+
+
+def _ssh_forward(forward: SshForward, device: IPv4Address) -> Forward:
+    """Return it as the forwarder takes it."""
+    if not forward.dest.startswith("/"):
+        raise ConfigError(f"-forward-dest must be an absolute path, not {forward.dest!r}")
+    protocol, separator, path = forward.socket.partition("://")
+    if not separator:
+        protocol, path = "unix", forward.socket
+    user, dest, key = map(quote, (forward.user, forward.dest, forward.identity))
+    remote = f"ssh-tunnel://{user}@{device}:{DEVICE_SSH_PORT}{dest}?key={key}"
+    return Forward(path, remote, protocol, hint="-forward-sock")
 
 
 def _containers(gateway: IPv4Address, device: IPv4Address, host: IPv4Address) -> tuple[Zone, ...]:

@@ -7,7 +7,7 @@ key without a value counts as missing.
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from gvproxy.config import ConfigError, Forward, Record, Zone
+from gvproxy.config import ConfigError, Forward, Record, SshForward, Zone
 from taplink.text import one_line, reason
 
 T = TypeVar("T")
@@ -171,10 +171,21 @@ def _forwards(value: _Value) -> tuple[Forward, ...]:
         protocol, separator, rest = local.partition(":")
         if not separator or protocol not in ("udp", "unix", "npipe"):
             protocol, rest = "tcp", local
-        elif protocol in ("udp", "unix", "npipe"):
-            raise remote.error(f"of the protocol {protocol} is not supported yet")
-        found.append(Forward(rest, remote.text(), protocol, hint=remote.where))
+        found.append(Forward(rest.removeprefix("//"), remote.text(), protocol, hint=remote.where))
     return tuple(found)
+
+
+def _ssh_forwards(value: _Value) -> tuple[SshForward, ...]:
+    return tuple(_ssh_forward(one) for one in value.items())
+
+
+def _ssh_forward(value: _Value) -> SshForward:
+    names = [known.name for known in fields(SshForward)]
+    keys = _known(value, set(names))
+    for name in names:
+        if name not in keys:
+            raise value.error(f"needs a {name}")
+    return SshForward(**{name: key.text() for name, key in keys.items()})
 
 
 def _nat(value: _Value) -> dict[IPv4Address, IPv4Address]:
@@ -224,7 +235,7 @@ _TOP: Mapping[str, tuple[str, str, _Read]] = {
     "pid-file": ("pid_file", "-pid-file", _Value.text),
     "notification": ("notification", "-notification", _Value.text),
     "ec2-metadata-access": ("ec2_metadata", "-ec2-metadata-access", _Value.boolean),
-    "forwards": ("", "", _not_yet),
+    "forwards": ("ssh_forwards", "-forward-dest", _ssh_forwards),
 }
 _INTERFACES: Mapping[str, tuple[str, str, _Read]] = dict.fromkeys(
     ("vpnkit", "qemu", "bess", "stdio", "vfkit"), ("", "", _not_yet)

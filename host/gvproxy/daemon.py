@@ -11,6 +11,7 @@ import socket
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from math import inf
 from pathlib import Path
@@ -34,7 +35,9 @@ from gvproxy.services import dns, dnstcp
 from gvproxy.services.dhcp import DhcpServer
 from gvproxy.services.dns import DnsServer
 from gvproxy.services.dnstcp import DnsTcp
-from gvproxy.services.forwarder import Forwarder
+from gvproxy.services.forwarder import MAX_PUBLISHED, Forwarder
+from gvproxy.services.listeners import Listeners
+from gvproxy.services.lookup import look_up
 from gvproxy.services.notifications import Event, Notifications, Presence
 from gvproxy.services.resolvconf import ResolvConf
 from gvproxy.services.resolver import MAX_IN_FLIGHT, Resolver
@@ -142,7 +145,8 @@ class Daemon:
         descriptors = descriptor_limit()
         share = descriptors // 4
         mappings, queries = min(MAX_MAPPINGS, share), min(MAX_IN_FLIGHT, share)
-        rest = descriptors - mappings - queries - min(RESERVED, share)
+        published = min(MAX_PUBLISHED, share // 2)
+        rest = descriptors - mappings - queries - published - min(RESERVED, share)
         self.network = VirtualNetwork(self.stack, loop)
         self._tcp = TcpFlows(self.stack, loop, destinations, config.connect_timeout, rest)
         self._udp = UdpFlows(self.stack, loop, destinations, mappings)
@@ -155,7 +159,9 @@ class Daemon:
         serve_dhcp(self.stack, self._dhcp)
         serve_dns(self.stack, self._dns)
         self._dns_tcp = DnsTcp(self._dns)
-        self.forwarder = Forwarder(loop, network, owned, self._tcp.dial)
+        listeners = Listeners(loop, self.network, self._tcp.dial)
+        resolve = partial(look_up, self._dns.zones)
+        self.forwarder = Forwarder(config, listeners, resolve, published)
         self._tunnels = Tunnels(self.stack, loop, self._tcp, config.connect_timeout)
         posts = {"/connect": self._take_link, "/tunnel": self._take_tunnel}
         self._reception = Reception(loop, posts, self._take_http)
@@ -214,7 +220,7 @@ class Daemon:
         """End everything: the guests' connections are reset, their links closed."""
         self._reception.close()
         self._desk.close()
-        self.forwarder.close()
+        await self.forwarder.close()
         for path in self._sockets:
             with suppress(OSError):
                 path.unlink()

@@ -25,6 +25,7 @@ package() { # COMMAND MANAGER
         pasta:*) echo passt ;;
         ssh:apt-get) echo openssh-client ;;
         ssh:dnf) echo openssh-clients ;;
+        sshd:*) echo openssh-server ;;
         *) echo "$1" ;;
     esac
 }

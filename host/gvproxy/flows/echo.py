@@ -7,7 +7,6 @@ guest.  Where ping sockets are not allowed, that is said once and pings are drop
 import logging
 import socket
 from asyncio import AbstractEventLoop
-from functools import partial
 
 from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.mapping import Mapping
@@ -29,9 +28,10 @@ class EchoFlows:
 
     def __init__(self, stack: Stack, loop: AbstractEventLoop, destinations: Destinations) -> None:
         self.sessions: MappingTable[tuple[bytes, int], EchoSession] = MappingTable(
-            loop, MAX_SESSIONS, SWEEP_INTERVAL, partial(EchoSession, loop, stack.ip)
+            loop, MAX_SESSIONS, SWEEP_INTERVAL
         )
         self._stack = stack
+        self._loop = loop
         self._destinations = destinations
         self._warned = False
         stack.ip.forward_echo = self._forward
@@ -42,11 +42,15 @@ class EchoFlows:
         if host is None:
             self._stack.ip.send_unreachable(packet, icmp.ADMIN_PROHIBITED)
             return
-        try:
-            session = self.sessions.use((packet.source, request.identifier), packet.station, now)
-        except OSError as error:
-            self._warn(error)
-            return
+        key = packet.source, request.identifier
+        session = self.sessions.use(key, now)
+        if session is None:
+            try:
+                session = EchoSession(self._loop, self._stack.ip, packet.station, key)
+            except OSError as error:
+                self._warn(error)
+                return
+            self.sessions.add(key, session, now)
         session.send(request, host)
 
     def _warn(self, error: OSError) -> None:

@@ -1,36 +1,37 @@
 """A bounded table of mappings, which end when they have not been used for a while.
 
-They hold a descriptor each, so there is a limit: the one that was unused
-for longest gives way.  One timer serves the table, and none while it is empty.
+Each holds a descriptor or a port, so there is a limit: the one that was unused for longest gives
+way.  One timer serves the table, and none while it is empty.
 """
 
 from asyncio import AbstractEventLoop, TimerHandle
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from collections.abc import Hashable
+from typing import Generic, Protocol, TypeVar
 
-from gvproxy.flows.mapping import Mapping
-from gvproxy.stack.port import Station
+
+class Entry(Protocol):
+    """What a table holds; times are in seconds."""
+
+    used: float
+    idle_timeout: float
+
+    def close(self) -> None:
+        """End; called once, by the table."""
+
 
 K = TypeVar("K", bound=Hashable)
-M = TypeVar("M", bound=Mapping)
+M = TypeVar("M", bound=Entry)
 
 
 class MappingTable(Generic[K, M]):
     """Entries in the order of their last use."""
 
-    def __init__(
-        self,
-        loop: AbstractEventLoop,
-        limit: int,
-        sweep_interval: float,
-        make: Callable[[Station, K], M],
-    ) -> None:
+    def __init__(self, loop: AbstractEventLoop, limit: int, sweep_interval: float) -> None:
         """Looks every `sweep_interval` seconds for what has been idle."""
         self._loop = loop
         self._limit = limit
         self._interval = sweep_interval
-        self._make = make
         self._entries: OrderedDict[K, M] = OrderedDict()
         self._timer: TimerHandle | None = None
         self.evicted = 0
@@ -38,24 +39,23 @@ class MappingTable(Generic[K, M]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def use(self, key: K, station: Station, now: float) -> M:
-        """Return the entry for `key`, as used now; raises OSError where it cannot be made.
-
-        A new one takes the place of the one unused for longest when the table is full.
-        """
+    def use(self, key: K, now: float) -> M | None:
+        """Return the entry for `key`, as used now; None where there is none."""
         entry = self._entries.get(key)
-        if entry is None:
-            entry = self._make(station, key)
-            if len(self._entries) >= self._limit:
-                self.evicted += 1
-                self._entries.popitem(last=False)[1].close()
-            self._entries[key] = entry
-            if self._timer is None:
-                self._timer = self._loop.call_later(self._interval, self._sweep)
-        else:
+        if entry is not None:
             self._entries.move_to_end(key)
-        entry.used = now
+            entry.used = now
         return entry
+
+    def add(self, key: K, entry: M, now: float) -> None:
+        """Add an entry; in a full table it takes the place of the one unused for longest."""
+        if len(self._entries) >= self._limit:
+            self.evicted += 1
+            self._entries.popitem(last=False)[1].close()
+        self._entries[key] = entry
+        entry.used = now
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._interval, self._sweep)
 
     def remove(self, key: K) -> None:
         """End one entry."""

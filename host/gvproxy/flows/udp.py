@@ -8,7 +8,6 @@ own datagrams keep the mapping alive (REQ-6).  After a silence it is made anew.
 import logging
 import socket
 from asyncio import AbstractEventLoop
-from functools import partial
 
 from gvproxy.complaint import Complaint
 from gvproxy.flows.destinations import Destinations
@@ -37,9 +36,10 @@ class UdpFlows:
         limit: int = MAX_MAPPINGS,
     ) -> None:
         self.mappings: MappingTable[tuple[bytes, int], UdpMapping] = MappingTable(
-            loop, limit, SWEEP_INTERVAL, partial(UdpMapping, loop, stack.udp)
+            loop, limit, SWEEP_INTERVAL
         )
         self._stack = stack
+        self._loop = loop
         self._destinations = destinations
         self._complaint = Complaint(log)
         stack.udp.forward = self._forward
@@ -50,11 +50,15 @@ class UdpFlows:
         if host is None:
             self._stack.ip.send_unreachable(packet, icmp.ADMIN_PROHIBITED)
             return
-        try:
-            mapping = self.mappings.use((packet.source, datagram.source_port), packet.station, now)
-        except OSError as error:
-            self._complaint.warn(now, "no socket for UDP of a guest: %s", error.strerror)
-            return
+        key = packet.source, datagram.source_port
+        mapping = self.mappings.use(key, now)
+        if mapping is None:
+            try:
+                mapping = UdpMapping(self._loop, self._stack.udp, packet.station, key)
+            except OSError as error:
+                self._complaint.warn(now, "no socket for UDP of a guest: %s", error.strerror)
+                return
+            self.mappings.add(key, mapping, now)
         mapping.send(datagram, host)
 
     def close(self) -> None:

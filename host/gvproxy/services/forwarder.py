@@ -1,128 +1,141 @@
-"""The port forwarder: ports of the host that lead to ports of guests, over TCP.
+"""The port forwarder: ports and unix sockets of the host that lead to guests.
 
-Here is the host's half: addresses are checked, and sockets listen.  Each accepted connection is
-handed to `dial`, which makes the one to the guest.  Taking a port back ends the listening;
-connections that exist go on.
+Here is the book of what is published, and who may publish what; `forwards` reads what is asked
+for, and `listeners` opens it.  A range of ports is a call for each of them, which succeed or fail
+as one.  Taking something back ends the listening; connections that exist go on.
 
 Whoever calls from inside the virtual network is a guest, and may publish and take back its own
 ports only.
 """
 
 import logging
-import os
-import socket
-from asyncio import AbstractEventLoop
-from collections.abc import Callable, Set
-from dataclasses import dataclass
-from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, ip_address
+import re
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 
+from gvproxy.config import Config
 from gvproxy.errors import (
     AlreadyExposedError,
-    BadLocalError,
-    BadPortError,
     BadRemoteError,
     ForbiddenError,
+    ForwarderError,
     ListenError,
     NotExposedError,
-    NotSupportedError,
-    UnknownProtocolError,
 )
-from gvproxy.ports.acceptor import Acceptor
+from gvproxy.services import forwards
+from gvproxy.services.forwards import Protocol, Remote
+from gvproxy.services.listeners import Listener, Listeners
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 1024
+MAX_PUBLISHED = 4096
+_HOST_NAME = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
 
-Dial = Callable[[socket.socket, bytes, int], None]
-"""Joins a socket, which it owns from then on, to a guest's packed address and port."""
-
-
-class Protocol(StrEnum):
-    """What the API calls the kinds of forwards."""
-
-    TCP = "tcp"
-    UDP = "udp"
-    UNIX = "unix"
-    NPIPE = "npipe"
+Resolve = Callable[[str], Awaitable[Collection[IPv4Address]]]
+"""Gives the addresses of a host's name; none for one that nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    """One published port."""
+    """One published port or socket; `remote` has the guest's address."""
 
-    address: IPv4Address
-    port: int
-    acceptor: Acceptor
+    remote: Remote
+    listener: Listener
 
 
 class Forwarder:
-    """The published ports of one virtual network."""
+    """What is published of one virtual network."""
 
     def __init__(
-        self, loop: AbstractEventLoop, subnet: IPv4Network, owned: Set[IPv4Address], dial: Dial
+        self,
+        config: Config,
+        listeners: Listeners,
+        resolve: Resolve,
+        limit: int = MAX_PUBLISHED,
     ) -> None:
-        """`owned` are the addresses of the subnet that are gvproxy's own."""
-        self._loop = loop
-        self._subnet = subnet
-        self._no_guests = {subnet.network_address, subnet.broadcast_address, *owned}
-        self._dial = dial
-        self._published: dict[str, _Published] = {}
+        """`limit` is of published ports and sockets, each of which takes a descriptor."""
+        self._subnet = config.subnet
+        ends = config.subnet.network_address, config.subnet.broadcast_address
+        self._no_guests = {*ends, config.gateway_ip, *config.virtual_ips}
+        self._listeners = listeners
+        self._resolve = resolve
+        self._limit = limit
+        self._published: dict[tuple[Protocol, str], _Published] = {}
 
     async def expose(
         self, local: str, remote: str, protocol: str = Protocol.TCP, caller: str | None = None
     ) -> None:
-        """Publish a guest's port; raises ForwarderError, and then nothing has changed.
+        """Publish what a guest has; raises ForwarderError, and then nothing has changed.
 
-        `local` is `address:port` or `:port` for all addresses of the host.  `remote` is
-        `address:port` in the virtual network, or `:port` of the caller, whose address `caller` is.
+        `local` is `address:port` or `:port` for all addresses of the host, or the path of a unix
+        socket.  `remote` is `address:port` in the virtual network, or `:port` of the caller, whose
+        address `caller` is; for a unix socket it is a URL.  Both ports may be ranges.
         """
+        kind = forwards.read_protocol(protocol)
         guest = self._guest(caller)
-        _check(protocol)
-        if local in self._published:
-            raise AlreadyExposedError(protocol, local)
-        address, port = self._remote(remote, caller)
+        if guest is not None and not kind.has_ports:
+            raise ForbiddenError(f"{guest} may publish ports, not files of the host")
+        pairs = forwards.read(kind, local, remote)
+        address = await self._address(pairs[0][1].host, caller)
         if guest not in (None, address):
             raise ForbiddenError(f"{guest} may publish its own ports, not those of {address}")
-
-        def accepted(sock: socket.socket) -> None:
-            self._dial(sock, address.packed, port)
-
-        acceptor = Acceptor(self._loop, _listen(local), accepted)
-        self._published[local] = _Published(address, port, acceptor)
-        log.info("%s leads to %s:%d", local, address, port)
+        key = await self._listeners.prepare(pairs[0][1])
+        # From here on nothing is waited for, so nobody comes between.
+        opened: dict[tuple[Protocol, str], _Published] = {}
+        try:
+            for one, target in pairs:
+                if (kind, one.name) in self._published:
+                    raise AlreadyExposedError(kind, one.name)
+                if len(self._published) + len(opened) >= self._limit:
+                    raise ListenError(f"cannot listen on {one.name}: {self._limit} are published")
+                at = replace(target, host=str(address))
+                listener = self._listeners.open(kind, one, at, key)
+                opened[kind, one.name] = _Published(at, listener)
+        except BaseException:
+            for published in opened.values():
+                published.listener.close()
+            raise
+        self._published |= opened
+        log.info("%s %s leads to %s", kind, local, replace(pairs[0][1], host=str(address)))
 
     async def unexpose(
         self, local: str, protocol: str = Protocol.TCP, caller: str | None = None
     ) -> None:
-        """Take a published port back; raises ForwarderError."""
+        """Take back what is published; raises ForwarderError, and then nothing has changed."""
+        kind = forwards.read_protocol(protocol)
         guest = self._guest(caller)
-        _check(protocol)
-        published = self._published.get(local)
-        if published is None:
-            raise NotExposedError
-        if guest not in (None, published.address):
-            raise ForbiddenError(f"{guest} may not take back what leads to {published.address}")
-        del self._published[local]
-        published.acceptor.close()
-        log.info("%s leads nowhere any more", local)
+        if guest is not None and not kind.has_ports:
+            raise ForbiddenError(f"{guest} may take back ports, not files of the host")
+        try:
+            keys = [(kind, one.name) for one in forwards.read_locals(kind, local)]
+            found = [self._published[key] for key in keys]
+        except (ForwarderError, KeyError):
+            raise NotExposedError from None
+        for published in found:
+            if guest not in (None, IPv4Address(published.remote.host)):
+                raise ForbiddenError(
+                    f"{guest} may not take back what leads to {published.remote.host}"
+                )
+        for key in keys:
+            self._published.pop(key).listener.close()
+        log.info("%s %s leads nowhere any more", kind, local)
 
     def all(self) -> list[dict[str, str]]:
         """Return what is published, by local address, as the API shows it."""
         return [
-            {
-                "local": local,
-                "remote": f"{published.address}:{published.port}",
-                "protocol": Protocol.TCP,
-            }
-            for local, published in sorted(self._published.items())
+            {"local": name, "remote": str(published.remote), "protocol": kind}
+            for (kind, name), published in sorted(
+                self._published.items(), key=lambda item: (item[0][1], item[0][0])
+            )
         ]
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Take everything back."""
         for published in self._published.values():
-            published.acceptor.close()
+            published.listener.close()
         self._published.clear()
+        await self._listeners.close()
 
     def _guest(self, caller: str | None) -> IPv4Address | None:
         """Return the address of a caller that is a guest; None for the host itself."""
@@ -132,62 +145,27 @@ class Forwarder:
             return None
         return address if address in self._subnet else None
 
-    def _remote(self, remote: str, caller: str | None) -> tuple[IPv4Address, int]:
-        host, separator, port = remote.rpartition(":")
-        if not separator:
-            raise BadRemoteError(f"remote {remote!r} has no port")
+    async def _address(self, host: str, caller: str | None) -> IPv4Address:
+        """Return a guest's address; no host means the caller's.  Raises BadRemoteError."""
         if not host and not caller:
-            raise BadRemoteError(f"remote {remote!r} has no address, and its caller is no guest")
+            raise BadRemoteError("remote has no address, and the caller is no guest")
+        text = host or caller or ""
         try:
-            address = IPv4Address(host or caller or "")
+            found: Collection[IPv4Address] = [IPv4Address(text)]
         except ValueError:
-            raise BadRemoteError(f"remote {remote!r} is no IPv4 address with a port") from None
-        if address not in self._subnet:
-            raise BadRemoteError(f"remote {address} is not in the virtual network {self._subnet}")
-        if address in self._no_guests:
+            found = await self._look_up(text)
+        for address in found:
+            if address in self._subnet and address not in self._no_guests:
+                return address
+        address = next(iter(found))
+        if address in self._subnet:
             raise BadRemoteError(f"remote {address} is no address of a guest")
-        return address, _port(port)
+        raise BadRemoteError(f"remote {address} is not in the virtual network {self._subnet}")
 
-
-def _check(protocol: str) -> None:
-    try:
-        known = Protocol(protocol)
-    except ValueError:
-        raise UnknownProtocolError(protocol) from None
-    if known is not Protocol.TCP:
-        raise NotSupportedError(f"protocol {protocol} is not supported yet")
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) <= 65535):
-        raise BadPortError(f"port {text!r} is not a number from 1 to 65535")
-    return int(text)
-
-
-def _listen(local: str) -> socket.socket:
-    """Open the listening socket; no address means every one of both families, as in Go."""
-    host, separator, port_text = local.rpartition(":")
-    if not separator:
-        raise BadLocalError(f"local {local!r} has no port")
-    port = _port(port_text)
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    try:
-        if host:
-            version = ip_address(host).version
-            family = socket.AF_INET6 if version == 6 else socket.AF_INET
-            sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        else:
-            dual = socket.has_dualstack_ipv6()
-            family = socket.AF_INET6 if dual else socket.AF_INET
-            sock = socket.create_server(
-                ("", port), family=family, backlog=BACKLOG, dualstack_ipv6=dual
-            )
-    except (ValueError, TypeError):  # TypeError: a zone (RFC 4007) that cannot be a name
-        raise ListenError(f"cannot listen on {local!r}: it is no IP address with a port") from None
-    except OSError as error:
-        number = error.errno or 0  # negative: getaddrinfo's, which knows no such zone
-        reason = os.strerror(number) if number > 0 else "there is no such interface"
-        raise ListenError(f"cannot listen on {local}: {reason}") from error
-    sock.setblocking(False)
-    return sock
+    async def _look_up(self, name: str) -> Collection[IPv4Address]:
+        if not _HOST_NAME.fullmatch(name) or len(name) > 253:
+            raise BadRemoteError(f"remote {name!r} is no IPv4 address, and no name of a host")
+        found = await self._resolve(name)
+        if not found:
+            raise BadRemoteError(f"remote {name} has no IPv4 address that anybody knows")
+        return found

@@ -50,11 +50,21 @@ class Zones:
 
     def answer(self, query: Query) -> bytes | None:
         """Return the reply to a query for a name in a local zone; None for all other names."""
-        for start in range(len(query.labels)):
-            names = self._zones.get(query.labels[start:])
+        names, name = self._find(query.labels)
+        return None if names is None else _answer(query, names.find(name))
+
+    def addresses(self, name: str) -> list[Address] | None:
+        """Return a name's addresses, none where it does not exist; None for all other names."""
+        names, relative = self._find(dnsmessage.labels(name))
+        return None if names is None else names.find(relative) or []
+
+    def _find(self, labels: Labels) -> tuple["_Names | None", Labels]:
+        """Return the zone that is nearest to a name, and the name relative to it."""
+        for start in range(len(labels)):
+            names = self._zones.get(labels[start:])
             if names is not None:
-                return _answer(query, names.find(query.labels[:start]))
-        return None
+                return names, labels[:start]
+        return None, labels
 
 
 class _Names:

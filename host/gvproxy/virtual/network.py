@@ -6,11 +6,13 @@ the virtual ones; what connects, comes from the gateway.  Nothing of it takes a 
 
 import asyncio
 import errno
+import itertools
 import os
 from collections.abc import Awaitable, Callable, Container
 from ipaddress import ip_address
 from typing import TypeVar, cast
 
+from gvproxy.stack.connections import EPHEMERAL
 from gvproxy.stack.stack import Stack
 from gvproxy.virtual.datagrams import VirtualDatagramTransport
 from gvproxy.virtual.server import Members, VirtualServer
@@ -33,6 +35,7 @@ class VirtualNetwork:
         self._loop = loop
         self._members = Members()
         self._endpoints: set[VirtualDatagramTransport] = set()
+        self._ports = itertools.cycle(EPHEMERAL)
 
     async def open_connection(
         self, ip: str, port: int, *, limit: int = READER_LIMIT
@@ -102,11 +105,25 @@ class VirtualNetwork:
         """Open a UDP port at an address of the gateway's; raises OSError as `create_server`."""
         where = self._free(ip, port, self._stack.udp.handlers)
         protocol = factory()
+        return self._bind(protocol, where), protocol
+
+    def bind(self, protocol: asyncio.DatagramProtocol) -> VirtualDatagramTransport:
+        """Open any free UDP port at the gateway's address; raises OSError: EADDRINUSE."""
+        gateway, taken = self._stack.config.gateway, self._stack.udp.handlers
+        for _ in EPHEMERAL:
+            where = gateway, next(self._ports)
+            if where not in taken:
+                return self._bind(protocol, where)
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+    def _bind(
+        self, protocol: asyncio.DatagramProtocol, where: tuple[bytes, int]
+    ) -> VirtualDatagramTransport:
         transport = VirtualDatagramTransport(
             self._stack, self._loop, protocol, where, self._endpoints
         )
         protocol.connection_made(transport)
-        return transport, protocol
+        return transport
 
     def _free(self, ip: str, port: int, taken: Container[tuple[bytes, int]]) -> tuple[bytes, int]:
         """Return address and port, packed, of the gateway's; raises OSError unless it is free."""

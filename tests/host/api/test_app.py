@@ -6,7 +6,6 @@ import json
 import logging
 import socket
 from collections.abc import Awaitable, Callable
-from ipaddress import IPv4Network
 
 import pytest
 from aiohttp import web
@@ -16,8 +15,8 @@ from gvproxy import errors
 from gvproxy.api import app
 from gvproxy.api.adopt import adopt
 from gvproxy.api.stats import Tree
-from gvproxy.services.forwarder import Forwarder
 from gvproxy.services.zones import Zones
+from tests.host.forwarding import make_forwarder
 
 EXPOSE, UNEXPOSE = "/services/forwarder/expose", "/services/forwarder/unexpose"
 ALL = "/services/forwarder/all"
@@ -27,11 +26,7 @@ class Backend:
     """Shows fixed things, and publishes ports that lead nowhere."""
 
     def __init__(self) -> None:
-        subnet = IPv4Network("192.168.127.0/24")
-        self.forwarder = Forwarder(
-            asyncio.get_running_loop(), subnet, set(), lambda sock, *_: sock.close()
-        )
-
+        self.forwarder = make_forwarder(asyncio.get_running_loop(), lambda sock, *_: sock.close())
         self.zones = Zones([])
 
     def stats(self) -> Tree:
@@ -68,7 +63,7 @@ def serve(scenario: Callable[[Api], Awaitable[None]], backend: type[Backend] = B
         made = backend()
         async with TestClient(TestServer(app.make_app(made))) as client:
             await scenario(Api(client))
-        made.forwarder.close()
+        await made.forwarder.close()
 
     asyncio.run(run())
 
@@ -260,9 +255,9 @@ def test_bodies_that_cannot_be_used(
 @pytest.mark.parametrize(
     ("body", "status", "text"),
     [
-        ({}, 400, "remote '' has no port\n"),
+        ({}, 400, "local '' has no port\n"),
         ({"remote": "192.168.127.2"}, 400, "remote '192.168.127.2' has no port\n"),
-        ({"remote": "guest.example:80"}, 400, "remote 'guest.example:80' is no IPv4 address"),
+        ({"remote": "guest.example:80"}, 400, "remote guest.example has no IPv4 address that"),
         ({"remote": "10.0.0.1:80"}, 400, "remote 10.0.0.1 is not in the virtual network"),
         ({"remote": "192.168.127.255:80"}, 400, "remote 192.168.127.255 is no address of a guest"),
         ({"remote": "192.168.127.2:0"}, 500, "port '0' is not a number from 1 to 65535\n"),
@@ -270,13 +265,13 @@ def test_bodies_that_cannot_be_used(
         ({"local": ":x"}, 500, "port 'x' is not a number from 1 to 65535\n"),
         ({"local": "192.0.2.1:80"}, 500, "cannot listen on 192.0.2.1:80: "),
         ({"protocol": "sctp"}, 500, "unknown protocol sctp\n"),
-        ({"protocol": "udp"}, 501, "protocol udp is not supported yet\n"),
+        ({"protocol": "npipe", "remote": "tcp://192.168.127.2:1"}, 501, "protocol npipe needs a"),
         ({"local": "a\nb\0:80"}, 500, "cannot listen on 'a\\nb\\x00:80': "),
         ({"local": "[::1%\0]:8080"}, 500, "cannot listen on '[::1%\\x00]:8080': it is no IP"),
         ({"local": "[::1%\ud800]:8080"}, 500, "cannot listen on '[::1%\\ud800]:8080': it is no IP"),
         ({"local": "[::1%none]:8080"}, 500, "cannot listen on [::1%none]:8080: there is no such"),
         ({"local": "\ud800:8080"}, 500, "cannot listen on '\\ud800:8080': it is no IP"),
-        ({"remote": "\ud800:80"}, 400, "remote '\\ud800:80' is no IPv4 address"),
+        ({"remote": "\ud800:80"}, 400, "remote '\\ud800' is no IPv4 address"),
         ({"protocol": "\ud800\r\nX: y"}, 500, "unknown protocol \\ud800\\r\\nX: y\n"),
     ],
 )
@@ -403,7 +398,7 @@ async def exchange(request: bytes, *, leave: bool = False) -> list[int]:
     answer = await reader.read()
     writer.close()
     await runner.cleanup()
-    made.forwarder.close()
+    await made.forwarder.close()
     return [int(line.split()[1]) for line in answer.splitlines() if line.startswith(b"HTTP/1.")]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import gvproxy
 from gvproxy import cli
-from gvproxy.config import Config, configure
+from gvproxy.config import Config, Forward, configure
 from tests.lab.programs import Gvproxy
 
 
@@ -90,6 +90,13 @@ def test_the_daemon_decides_the_status(daemon: _Daemon) -> None:
     assert daemon.configs == [configure(mtu=1400)]
 
 
+def ssh_forward(
+    sock: str = "/a", dest: str = "/b", user: str = "me", identity: str = "/id"
+) -> list[str]:
+    flags = {"sock": sock, "dest": dest, "user": user, "identity": identity}
+    return [word for flag, value in flags.items() for word in (f"-forward-{flag}", value)]
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
@@ -111,7 +118,8 @@ def test_the_daemon_decides_the_status(daemon: _Daemon) -> None:
         (["-notification", "tcp://x:1"], "-notification must be the path of a unix socket"),
         (["-listen-vfkit", "unixgram:///tmp/s"], "-listen-vfkit is not supported yet"),
         (["-ec2-metadata-access=so"], "-ec2-metadata-access: 'so' is neither true nor false"),
-        (["-forward-sock", "/a", "-forward-dest", "/b"], "-forward-sock is not supported yet"),
+        (["-forward-sock", "/a", "-forward-dest", "/b"], "must each be given the same number of"),
+        (ssh_forward(dest="run/s"), "-forward-dest must be an absolute path, not 'run/s'"),
     ],
 )
 def test_bad_input_is_one_line_and_status_1(
@@ -203,3 +211,19 @@ def test_the_end_is_logged(number: signal.Signals, tmp_path: Path) -> None:
     os.kill(process.pid, number)
     assert process.wait(10) == 0
     assert process.last_line().endswith(f"gvproxy.daemon: ending ({number.name})")
+
+
+def test_sockets_of_the_guest() -> None:
+    first = ssh_forward("/tmp/one", "/run/a b", "core", "/home/me/.ssh/id")
+    second = ssh_forward("npipe:////./pipe/two", "/run/two", "a@b", "id&rsa")
+    config = cli.parse(["-deviceIP", "192.168.127.9", *first, *second])
+    assert config.forwards[1:] == (
+        Forward(
+            "/tmp/one",
+            "ssh-tunnel://core@192.168.127.9:22/run/a%20b?key=/home/me/.ssh/id",
+            "unix",
+        ),
+        Forward(
+            "//./pipe/two", "ssh-tunnel://a%40b@192.168.127.9:22/run/two?key=id%26rsa", "npipe"
+        ),
+    )

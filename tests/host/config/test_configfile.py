@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gvproxy import cli, configfile
-from gvproxy.config import Config, ConfigError, Forward, Record, Zone, configure
+from gvproxy.config import Config, ConfigError, Forward, Record, SshForward, Zone, configure
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "config.md"
 
@@ -91,6 +91,20 @@ def ip(text: str) -> IPv4Address:
             {"static_leases": {ip("192.168.127.8"): b"\2\0\0\0\0\1"}},
         ),
         ("stack: {vpnKitUUIDMacAddresses: {}}", {}),
+        (
+            "stack: {forwards: {'udp::53': 'a:53', 'unix:/s': 'tcp://a:1', 'unix:///t': 'tcp://a:2'}}",
+            {
+                "forwards": [
+                    Forward(":53", "a:53", "udp"),
+                    Forward("/s", "tcp://a:1", "unix"),
+                    Forward("/t", "tcp://a:2", "unix"),
+                ]
+            },
+        ),
+        (
+            "forwards: [{socket: /a, dest: /b, user: c, identity: /d}]",
+            {"ssh_forwards": [SshForward("/a", "/b", "c", "/d")]},
+        ),
         ("stack: {ec2MetadataAccess: true}\nec2-metadata-access: false", {"ec2_metadata": True}),
         ("stack: {ec2MetadataAccess: false}\nec2-metadata-access: true", {"ec2_metadata": True}),
     ],
@@ -114,14 +128,15 @@ def test_every_key(path: Path, text: str, settings: dict[str, Any]) -> None:
             "interfaces:\n  vfkit: unixgram:///a",
             "interfaces.vfkit @2 is not supported yet",
         ),
-        ("forwards: [{socket: /a}]", "forwards @1 is not supported yet"),
+        ("forwards: [{socket: /a}]", "forwards[0] @1 needs a dest"),
+        ("forwards: [{socket: /a, path: /b}]", "forwards[0].path @1 is no known key"),
+        (
+            "forwards:\n- {socket: /a, dest: b, user: c, identity: d}",
+            "forwards @2 must be an absolute path, not 'b'",
+        ),
         (
             "stack: {vpnKitUUIDMacAddresses: {a: b}}",
             "vpnKitUUIDMacAddresses @1 is not supported",
-        ),
-        (
-            "stack: {forwards: {'udp::53': 'a:53'}}",
-            "udp::53 @1 of the protocol udp is not",
         ),
         ("stack: {mtu: fast}", "stack.mtu @1 must be a number"),
         ("stack: {mtu: 1e3}", "stack.mtu @1 must be a number"),

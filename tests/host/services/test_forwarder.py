@@ -1,17 +1,17 @@
 """Published ports: what may be asked for, and what happens to connections."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 import pytest
 
 from gvproxy import errors
-from gvproxy.services.forwarder import Forwarder
+from tests.host.forwarding import GUEST, make_forwarder
 from tests.manual_loop import ManualLoop
 
-GUEST = "192.168.127.2"
 PACKED = bytes((192, 168, 127, 2))
 
 
@@ -22,9 +22,13 @@ class Bench:
         self.loop = ManualLoop()
         self.dialled: list[tuple[socket.socket, bytes, int]] = []
         self.clients: list[socket.socket] = []
-        subnet = IPv4Network("192.168.127.0/24")
-        owned = {IPv4Address("192.168.127.1"), IPv4Address("192.168.127.254")}
-        self.forwarder = Forwarder(self.loop.as_loop(), subnet, owned, self.dial)
+        names = {
+            "guest": [GUEST],
+            "guest.internal": ["10.0.0.1", GUEST],
+            "gateway.internal": ["192.168.127.1"],
+            "www.example": ["203.0.113.7"],
+        }
+        self.forwarder = make_forwarder(self.loop.as_loop(), self.dial, names=names, limit=1010)
 
     def dial(self, sock: socket.socket, address: bytes, port: int) -> None:
         self.dialled.append((sock, address, port))
@@ -43,7 +47,7 @@ class Bench:
         return client
 
     def close(self) -> None:
-        self.forwarder.close()
+        asyncio.run(self.forwarder.close())
         assert not self.loop.readers
         assert not self.loop.timers
         for sock in (*self.clients, *(sock for sock, _, _ in self.dialled)):
@@ -62,6 +66,23 @@ def port() -> int:
     """A port that is free on all addresses."""
     with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as sock:
         return int(sock.getsockname()[1])
+
+
+def consecutive(count: int) -> list[int]:
+    """Return ports in a row that are free on loopback, for TCP and UDP alike."""
+    for _ in range(100):
+        with contextlib.ExitStack() as stack:
+            first = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            try:
+                for port in range(first, first + count):
+                    if port > first:
+                        stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                    sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                    sock.bind(("127.0.0.1", port))
+            except (OSError, OverflowError):
+                continue
+            return list(range(first, first + count))
+    raise AssertionError("no free ports in a row")
 
 
 def test_a_connection_reaches_the_guest(bench: Bench, port: int) -> None:
@@ -174,11 +195,28 @@ def test_a_thousand_ports(bench: Bench) -> None:
     [
         (":{}", GUEST, "tcp", errors.BadRemoteError, "remote '192.168.127.2' has no port"),
         (":{}", "", "tcp", errors.BadRemoteError, "remote '' has no port"),
-        (":{}", ":80", "tcp", errors.BadRemoteError, "remote ':80' has no address"),
+        (":{}", ":80", "tcp", errors.BadRemoteError, "remote has no address, and the caller is no"),
         (":{}", "10.0.0.1:80", "tcp", errors.BadRemoteError, "10.0.0.1 is not in the virtual"),
         (":{}", "127.0.0.1:80", "tcp", errors.BadRemoteError, "127.0.0.1 is not in the virtual"),
-        (":{}", "guest:80", "tcp", errors.BadRemoteError, "'guest:80' is no IPv4 address"),
-        (":{}", "[fd00::2]:80", "tcp", errors.BadRemoteError, "is no IPv4 address"),
+        (
+            ":{}",
+            "nobody:80",
+            "tcp",
+            errors.BadRemoteError,
+            "remote nobody has no IPv4",
+        ),
+        (
+            ":{}",
+            "[fd00::2]:80",
+            "tcp",
+            errors.BadRemoteError,
+            "'[fd00::2]' is no IPv4",
+        ),
+        (":{}", "www.example:80", "tcp", errors.BadRemoteError, "203.0.113.7 is not in the"),
+        (":{}", "gateway.internal:80", "tcp", errors.BadRemoteError, "is no address of a guest"),
+        (":{}", "a..b:80", "tcp", errors.BadRemoteError, "'a..b' is no IPv4 address, and no name"),
+        (":{}", "x" * 64 + ":80", "tcp", errors.BadRemoteError, "is no IPv4 address, and no name"),
+        (":{}", "a." * 127 + "a:80", "tcp", errors.BadRemoteError, "and no name"),
         (":{}", "tcp://192.168.127.2:80", "tcp", errors.BadRemoteError, "is no IPv4 address"),
         (":{}", f"{GUEST}:0", "tcp", errors.BadPortError, "port '0' is not a number from 1 to"),
         (":{}", f"{GUEST}:http", "tcp", errors.BadPortError, "port 'http' is not"),
@@ -197,9 +235,18 @@ def test_a_thousand_ports(bench: Bench) -> None:
         ("1.2.3.4.5:{}", f"{GUEST}:80", "tcp", errors.ListenError, "it is no IP address"),
         ("192.0.2.1:{}", f"{GUEST}:80", "tcp", errors.ListenError, "Cannot assign requested"),
         (":{}", f"{GUEST}:80", "sctp", errors.UnknownProtocolError, "unknown protocol sctp"),
-        (":{}", f"{GUEST}:80", "udp", errors.NotSupportedError, "protocol udp is not supported"),
-        ("/tmp/s", f"tcp://{GUEST}:80", "unix", errors.NotSupportedError, "protocol unix is not"),
-        ("/tmp/s", f"tcp://{GUEST}:80", "npipe", errors.NotSupportedError, "protocol npipe is"),
+        (":{}", f"{GUEST}:80", "TCP", errors.UnknownProtocolError, "unknown protocol TCP"),
+        ("localhost:{}", f"{GUEST}:80", "udp", errors.ListenError, "it is no IP address"),
+        ("192.0.2.1:{}", f"{GUEST}:80", "udp", errors.ListenError, "Cannot assign requested"),
+        ("[::1%none]:{}", f"{GUEST}:80", "udp", errors.ListenError, "there is no such interface"),
+        ("name", f"tcp://{GUEST}:80", "npipe", errors.NotSupportedError, "npipe needs a host with"),
+        ("/tmp/no/such/folder/s", f"tcp://{GUEST}:80", "unix", errors.ListenError, "No such file"),
+        ("/tmp", f"tcp://{GUEST}:80", "unix", errors.ListenError, "exists and is not a socket"),
+        ("/" + "x" * 108, f"tcp://{GUEST}:80", "unix", errors.ListenError, "longer than 107 bytes"),
+        ("/tmp/s", "tcp://10.0.0.1:80", "unix", errors.BadRemoteError, "is not in the virtual"),
+        ("/tmp/s", "tcp://:80", "unix", errors.BadRemoteError, "remote has no address"),
+        (":{}", f"{GUEST}:80-81", "tcp", errors.BadRemoteError, "has 2 ports, and local ':"),
+        (":1024-2047", f"{GUEST}:1024-2047", "udp", errors.ListenError, "1010 are published"),
     ],
 )
 def test_refused(
@@ -218,6 +265,129 @@ def test_refused(
     assert bench.loop.readers == {}
     with socket.create_server(("127.0.0.1", port)):
         pass  # nothing was left half-made
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_range_is_published_and_taken_back_as_one(bench: Bench, protocol: str) -> None:
+    ports = consecutive(3)
+    local, remote = f"127.0.0.1:{ports[0]}-{ports[2]}", f"{GUEST}:8000-8002"
+    bench.expose(local, remote, protocol)
+    assert bench.forwarder.all() == [
+        {"local": f"127.0.0.1:{port}", "remote": f"{GUEST}:{8000 + n}", "protocol": protocol}
+        for n, port in enumerate(ports)
+    ]
+    with pytest.raises(errors.AlreadyExposedError, match=f"{protocol} on 127.0.0.1:{ports[1]}"):
+        bench.expose(f"127.0.0.1:{ports[1]}", f"{GUEST}:1", protocol)
+    bench.unexpose(f"127.0.0.1:{ports[1]}", protocol)
+    with pytest.raises(errors.NotExposedError):
+        bench.unexpose(local, protocol)
+    assert len(bench.forwarder.all()) == 2, "nothing of it was taken back"
+    bench.expose(f"127.0.0.1:{ports[1]}", f"{GUEST}:1", protocol)
+    bench.unexpose(local, protocol)
+    assert bench.forwarder.all() == []
+
+
+def test_each_port_of_a_range_leads_to_its_own(bench: Bench) -> None:
+    ports = consecutive(3)
+    bench.expose(f"127.0.0.1:{ports[0]}-{ports[2]}", f"{GUEST}:8000-8002")
+    for port in reversed(ports):
+        bench.connect(port)
+        bench.loop.run()
+    assert [remote for _, _, remote in bench.dialled] == [8002, 8001, 8000]
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_range_of_which_one_is_busy(bench: Bench, protocol: str) -> None:
+    ports = consecutive(3)
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET, kind) as busy:
+        busy.bind(("127.0.0.1", ports[2]))
+        if protocol == "tcp":
+            busy.listen()
+        with pytest.raises(errors.ListenError, match=f"127.0.0.1:{ports[2]}: Address already in"):
+            bench.expose(f"127.0.0.1:{ports[0]}-{ports[2]}", f"{GUEST}:1-3", protocol)
+        assert bench.forwarder.all() == []
+        assert not bench.loop.readers
+    bench.expose(f"127.0.0.1:{ports[0]}-{ports[2]}", f"{GUEST}:1-3", protocol)
+
+
+def test_a_protocol_has_ports_of_its_own(bench: Bench, port: int) -> None:
+    for protocol in ("udp", "tcp"):
+        bench.expose(f":{port}", f"{GUEST}:53", protocol)
+    assert [one["protocol"] for one in bench.forwarder.all()] == ["tcp", "udp"]
+    bench.unexpose(f":{port}", "udp")
+    assert [one["protocol"] for one in bench.forwarder.all()] == ["tcp"]
+
+
+@pytest.mark.parametrize("name", ["guest", "guest.internal"])
+def test_a_name_leads_to_its_address_in_the_network(bench: Bench, port: int, name: str) -> None:
+    bench.expose(f"127.0.0.1:{port}", f"{name}:22")
+    assert bench.forwarder.all()[0]["remote"] == f"{GUEST}:22"
+
+
+# Unix sockets
+
+
+@pytest.mark.parametrize("prefix", ["", "unix://"])
+def test_a_unix_socket_reaches_a_port(bench: Bench, tmp_path: Path, prefix: str) -> None:
+    path = tmp_path / "a socket"
+    bench.expose(f"{prefix}{path}", f"tcp://{GUEST}:80", "unix")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert bench.forwarder.all() == [
+        {"local": str(path), "remote": f"tcp://{GUEST}:80", "protocol": "unix"}
+    ]
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        bench.loop.run()
+        ((sock, address, port),) = bench.dialled
+        assert (address, port) == (PACKED, 80)
+        client.send(b"hello")
+        assert sock.recv(10) == b"hello"
+    bench.unexpose(str(path), "unix")
+    assert not path.exists()
+
+
+def test_a_stale_socket_is_replaced_and_a_busy_one_is_not(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        with pytest.raises(errors.ListenError, match="somebody listens there"):
+            bench.expose(str(path), f"tcp://{GUEST}:80", "unix")
+    bench.expose(str(path), f"tcp://{GUEST}:80", "unix")
+    with pytest.raises(errors.AlreadyExposedError, match=f"for unix on {path}"):
+        bench.expose(str(path), f"tcp://{GUEST}:81", "unix")
+
+
+def test_a_file_is_never_replaced(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "diary"
+    path.write_text("dear diary")
+    with pytest.raises(errors.ListenError, match="exists and is not a socket"):
+        bench.expose(str(path), f"tcp://{GUEST}:80", "unix")
+    assert path.read_text() == "dear diary"
+
+
+@pytest.mark.parametrize("protocol", ["unix", "npipe"])
+def test_a_guest_has_no_business_with_the_hosts_files(
+    bench: Bench, tmp_path: Path, protocol: str
+) -> None:
+    path = str(tmp_path / "s")
+    with pytest.raises(errors.ForbiddenError, match="may publish ports, not files of the host"):
+        bench.expose(path, f"tcp://{GUEST}:80", protocol, caller=GUEST)
+    bench.expose(path, f"tcp://{GUEST}:80", "unix")
+    with pytest.raises(errors.ForbiddenError, match="may take back ports, not files of the host"):
+        bench.unexpose(path, protocol, caller=GUEST)
+
+
+def test_a_key_that_cannot_be_read(bench: Bench, tmp_path: Path) -> None:
+    for name, text in (("none", None), ("junk", "junk")):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+        remote = f"ssh-tunnel://core@{GUEST}/run/s?key={tmp_path / name}"
+        with pytest.raises(errors.BadRemoteError, match=f"key {tmp_path / name} cannot be read: "):
+            bench.expose(str(tmp_path / "s"), remote, "unix")
+    assert bench.forwarder.all() == []
+    assert not (tmp_path / "s").exists()
 
 
 def test_published_twice(bench: Bench, port: int) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import itertools
 
 import pytest
 
@@ -118,3 +119,15 @@ def test_an_address_that_is_not_free(
     with pytest.raises(OSError, match=address) as caught:
         loop.complete(network.create_datagram_endpoint(Endpoint, address, PORT))
     assert caught.value.errno == number
+
+
+def test_any_port(guest: Guest, network: VirtualNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gvproxy.virtual.network.EPHEMERAL", range(40000, 40003))
+    monkeypatch.setattr(network, "_ports", itertools.cycle(range(40000, 40003)))
+    transports = [network.bind(Endpoint()) for _ in range(3)]
+    names = [transport.get_extra_info("sockname") for transport in transports]
+    assert names == [(ADDRESS, 40000 + n) for n in range(3)]
+    with pytest.raises(OSError, match="Address already in use"):
+        network.bind(Endpoint())
+    transports[1].close()
+    assert network.bind(Endpoint()).get_extra_info("sockname") == names[1]

@@ -1,0 +1,154 @@
+"""Opens what is published: ports, unix sockets, and what takes the clients of each.
+
+A connected stream is handed to `dial`, which joins it to a guest's port, or to an ssh tunnel; UDP
+is `udpforward`'s.
+"""
+
+import asyncio
+import os
+import socket
+from asyncio import AbstractEventLoop
+from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import IPv4Address, ip_address
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote
+
+from gvproxy.errors import ListenError, NotSupportedError
+from gvproxy.ports.acceptor import Acceptor
+from gvproxy.services import forwards, udpforward
+from gvproxy.services.forwards import Local, Remote, SshRemote
+from gvproxy.services.udpforward import UdpForward
+from gvproxy.virtual import VirtualNetwork
+from taplink import endpoint
+from taplink.endpoint import EndpointError
+
+if TYPE_CHECKING:
+    from asyncssh import SSHKey
+
+    from gvproxy.services.sshtunnel import SshTunnel
+
+BACKLOG = 1024
+
+Dial = Callable[[socket.socket, bytes, int], None]
+"""Joins a socket, which it owns from then on, to a guest's packed address and port."""
+Take = Callable[[socket.socket], None]
+
+
+class Listener(Protocol):
+    """Something published."""
+
+    def close(self) -> None:
+        """Publish it no longer."""
+
+
+class Listeners:
+    """Opens listeners on the host for one virtual network."""
+
+    def __init__(self, loop: AbstractEventLoop, network: VirtualNetwork, dial: Dial) -> None:
+        self._loop = loop
+        self._network = network
+        self._dial = dial
+        self._tunnels: set[SshTunnel] = set()
+
+    async def prepare(self, remote: Remote) -> "SSHKey | None":
+        """Read the key of a remote that has one, for `open`; raises BadRemoteError."""
+        if not isinstance(remote, SshRemote):
+            return None
+        return await asyncio.to_thread(_read_key, remote)  # a passphrase costs a second of CPU
+
+    def open(
+        self, protocol: forwards.Protocol, local: Local, remote: Remote, key: "SSHKey | None"
+    ) -> Listener:
+        """Publish one remote, whose host is an address; raises ForwarderError."""
+        match protocol:
+            case forwards.Protocol.TCP:
+                return Acceptor(self._loop, _open_port(local, _listen), self._dialler(remote))
+            case forwards.Protocol.UDP:
+                sock = _open_port(local, udpforward.listen)
+                guest = remote.host, remote.port
+                return UdpForward(self._loop, self._network, sock, guest)
+            case forwards.Protocol.UNIX if isinstance(remote, SshRemote):
+                return self._open_tunnel(local.name, remote, key)
+            case forwards.Protocol.UNIX:
+                return _UnixListener(self._loop, local.name, self._dialler(remote))
+            case forwards.Protocol.NPIPE:
+                raise NotSupportedError("protocol npipe needs a host with Windows")
+
+    async def close(self) -> None:
+        """End the ssh connections; the listeners are their owners'."""
+        await asyncio.gather(*(tunnel.close() for tunnel in self._tunnels))
+
+    def _dialler(self, remote: Remote) -> Take:
+        address, port = IPv4Address(remote.host).packed, remote.port
+
+        def accepted(sock: socket.socket) -> None:
+            self._dial(sock, address, port)
+
+        return accepted
+
+    def _open_tunnel(self, path: str, remote: SshRemote, key: "SSHKey | None") -> Listener:
+        from gvproxy.services.sshtunnel import SshTunnel  # loaded by `prepare`, in another thread
+
+        assert key is not None
+        tunnel = SshTunnel(self._network, remote, key)
+        listener = _UnixListener(self._loop, path, tunnel.take, tunnel.retire)
+        tunnel.ended = lambda: self._tunnels.discard(tunnel)
+        self._tunnels.add(tunnel)
+        return listener
+
+
+class _UnixListener:
+    """A published unix socket; its file goes with it."""
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        path: str,
+        take: Take,
+        closed: Callable[[], None] | None = None,
+    ) -> None:
+        self._path = path
+        self._closed = closed
+        try:
+            # Mode 0600; a socket that nobody answers on is replaced, and nothing else.
+            sock = endpoint.listen(endpoint.parse_listener(f"unix://{quote(path)}"), BACKLOG)
+        except EndpointError as error:
+            raise ListenError(f"cannot listen on {error}") from error
+        self._acceptor = Acceptor(loop, sock, take)
+
+    def close(self) -> None:
+        self._acceptor.close()
+        with suppress(OSError):
+            os.unlink(self._path)
+        if self._closed is not None:
+            self._closed()
+
+
+def _read_key(remote: SshRemote) -> "SSHKey":
+    from gvproxy.services import sshtunnel
+
+    return sshtunnel.read_key(remote)
+
+
+def _open_port(local: Local, listen: Callable[[str, int], socket.socket]) -> socket.socket:
+    try:
+        if local.host:
+            ip_address(local.host)
+        return listen(local.host, local.port)
+    except (ValueError, TypeError):  # TypeError: a zone (RFC 4007) that cannot be a name
+        text = f"cannot listen on {local.name!r}: it is no IP address with a port"
+        raise ListenError(text) from None
+    except OSError as error:
+        number = error.errno or 0  # negative: getaddrinfo's, which knows no such zone
+        why = os.strerror(number) if number > 0 else "there is no such interface"
+        raise ListenError(f"cannot listen on {local.name}: {why}") from error
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Listen for TCP, without blocking; no `host` means every address of both families."""
+    dual = not host and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual or ":" in host else socket.AF_INET
+    sock = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=dual)
+    sock.setblocking(False)
+    return sock

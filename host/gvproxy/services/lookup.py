@@ -1,0 +1,26 @@
+"""Looks the names of hosts up: the local zones first, then as any program on the host does."""
+
+import asyncio
+import socket
+from collections.abc import Collection
+from ipaddress import IPv4Address
+
+from gvproxy.services.zones import Zones
+
+TIMEOUT = 5.0
+"""Seconds until nobody knows a name; as long as resolv.conf(5) has one server asked."""
+
+
+async def look_up(zones: Zones, name: str) -> Collection[IPv4Address]:
+    """Return a name's IPv4 addresses, none where it has none or nobody answers."""
+    local = zones.addresses(name)
+    if local is not None:
+        return [address for address in local if isinstance(address, IPv4Address)]
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            infos = await asyncio.get_running_loop().getaddrinfo(
+                name, None, family=socket.AF_INET, type=socket.SOCK_STREAM
+            )
+    except (OSError, UnicodeError):  # TimeoutError among them
+        return []
+    return [IPv4Address(info[4][0]) for info in infos]
