@@ -346,6 +346,7 @@ class Daemon:
             {
                 "DHCP": self._dhcp.counters,
                 "DNS": self._dns.counters,
+                "DNSCache": self._dns.cache.counters,
                 "Resolver": self._resolver.counters,
             },
         )

@@ -11,6 +11,7 @@ ADDRESS = "203.0.113.7"
 TTL = 1234
 RECORDS = {
     (NAME, "A"): A(ADDRESS),
+    ("kept.outside.test", "A"): A(ADDRESS),
     (NAME, "AAAA"): AAAA("2001:db8::7"),
     (NAME, "MX"): MX("mail.outside.test", 10),
     ("long.outside.test", "TXT"): TXT(["x" * 250] * 12),

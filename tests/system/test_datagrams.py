@@ -117,6 +117,14 @@ def test_names_of_the_world_come_as_the_host_has_them(network: Network) -> None:
     assert "status: NXDOMAIN" in dig(network, "absent.outside.test")
 
 
+def test_what_was_asked_before_is_kept(network: Network) -> None:
+    before = network.gvproxy.get("/stats")["Details"]["DNSCache"]["Hits"]
+    for kind in ("UDP", "TCP", "UDP"):
+        flags = ["+tcp"] if kind == "TCP" else []
+        assert dns.ADDRESS in dig(network, *flags, "+nocookie", "kept.outside.test")
+    assert network.gvproxy.get("/stats")["Details"]["DNSCache"]["Hits"] == before + 2
+
+
 def test_an_answer_too_long_for_a_datagram_comes_over_tcp(network: Network) -> None:
     assert dig(network, "+short", "+noedns", "long.outside.test", "TXT").count("x" * 250) == 12
 

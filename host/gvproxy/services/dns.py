@@ -1,7 +1,7 @@
 """The DNS server at the gateway: local zones are answered here, all else by the host's servers.
 
-`dnsmessage` reads a query, `zones` knows the local names, `resolver` asks the host's servers.
-Nothing is cached; the servers' answers, TTLs and RCODEs are the guest's as they came.
+`dnsmessage` reads a query, `zones` knows the local names, `dnscache` what was asked before, and
+`resolver` asks the host's servers, whose answers and RCODEs are the guest's as they came.
 """
 
 from collections.abc import Sequence
@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 from gvproxy.config import Zone
 from gvproxy.services import dnsmessage
+from gvproxy.services.dnscache import DnsCache
 from gvproxy.services.dnsmessage import MessageError, Query, Rcode
 from gvproxy.services.resolver import Answer, Resolver
 from gvproxy.services.zones import Zones
 
 PORT = 53
+_MAX_MESSAGE = 65535
 
 
 @dataclass(slots=True)
@@ -31,6 +33,8 @@ class DnsServer:
     def __init__(self, zones: Sequence[Zone], resolver: Resolver) -> None:
         self.counters = Counters()
         self.zones = Zones(zones)
+        self.cache = DnsCache()
+        self._asked: tuple[tuple[str, int], ...] = ()
         self._resolver = resolver
 
     def handle(self, message: bytes, answer: Answer, *, now: float) -> None:
@@ -38,14 +42,26 @@ class DnsServer:
 
         `now` is in seconds of the loop's clock.  Whatever the message holds, nothing is raised.
         """
-        decided = self.examine(message)
-        if isinstance(decided, Query):
-            self._resolver.forward(decided, message, answer, now)
-        elif decided is not None:
+        decided = self.examine(message, now=now)
+        if decided is None:
+            return
+        if not isinstance(decided, Query):
             answer(decided)
+            return
+        query = decided
 
-    def examine(self, message: bytes) -> Query | bytes | None:
-        """Return a query that is to be forwarded, or the reply; None where nothing is replied."""
+        def answered(reply: bytes) -> None:
+            self.cache.keep(query, reply, now)
+            answer(reply)
+
+        self._resolver.forward(query, message, answered, now)
+
+    def examine(self, message: bytes, *, now: float, stream: bool = False) -> Query | bytes | None:
+        """Return a query that is to be forwarded, or the reply; None where nothing is replied.
+
+        Over a `stream` a reply may be as long as it likes.  The answer to what was forwarded is
+        for the cache to `keep`.
+        """
         self.counters.queries += 1
         try:
             query = dnsmessage.parse(message)
@@ -55,10 +71,14 @@ class DnsServer:
         if query.flags & dnsmessage.OPCODE_MASK:
             return dnsmessage.reply(query, Rcode.NOTIMP)
         local = self.zones.answer(query)
-        if local is None:
-            return query
-        self.counters.local += 1
-        return local
+        if local is not None:
+            self.counters.local += 1
+            return local
+        servers = self.servers(now=now)
+        if servers != self._asked:  # others may answer otherwise, as those of a VPN do
+            self._asked = servers
+            self.cache.clear()
+        return self.cache.find(query, _MAX_MESSAGE if stream else query.limit, now) or query
 
     def servers(self, *, now: float) -> tuple[tuple[str, int], ...]:
         """Return address and port of the host's name servers, for queries over TCP."""

@@ -12,18 +12,24 @@ HEADER = Struct("!HHHHHH")  # id, flags, and the counts of questions, answers, a
 
 QR = 0x8000
 AA = 0x0400
+TC = 0x0200
 RD = 0x0100
 RA = 0x0080
+AD = 0x0020
+CD = 0x0010
 OPCODE_MASK = 0x7800
 RCODE_MASK = 0x000F
 
 TYPE_A = 1
+TYPE_SOA = 6
 TYPE_AAAA = 28
 TYPE_OPT = 41
 TYPE_ANY = 255
 CLASS_IN = 1
 CLASS_ANY = 255
 
+MAX_DATAGRAM = 512
+"""Bytes that a client without EDNS takes over UDP (RFC 1035 §4.2.1)."""
 MAX_NAME = 255
 MAX_LABEL = 63
 
@@ -32,6 +38,9 @@ Labels = tuple[bytes, ...]
 
 _FIELDS = Struct("!HH")  # type, class
 _ROOT_OPT = b"\0" + TYPE_OPT.to_bytes(2, "big")
+_OPT_FIELDS = Struct("!HHHxx")  # UDP size, extended RCODE and version, flags; the length of options
+_OPT_SIZE = len(_ROOT_OPT) + _OPT_FIELDS.size  # without options (RFC 6891 §6.1.2)
+_DO = 0x8000
 
 
 class Rcode(IntEnum):
@@ -51,7 +60,11 @@ class MessageError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What a query asks.  `question` is its section as it came, in the client's spelling."""
+    """What a query asks.  `question` is its section as it came, in the client's spelling.
+
+    `limit` is how many bytes its client takes over UDP.  `dnssec` says that it wants signatures,
+    `cacheable` that there is nothing else in the query that an answer could depend on.
+    """
 
     ident: int
     flags: int
@@ -59,7 +72,10 @@ class Query:
     kind: int
     klass: int
     question: bytes
-    edns: bool
+    edns: bool = False
+    limit: int = MAX_DATAGRAM
+    dnssec: bool = False
+    cacheable: bool = False
 
     def __str__(self) -> str:
         """Return its name, and its type's number."""
@@ -84,10 +100,19 @@ def parse(message: bytes) -> Query:
     if end > len(message):
         raise MessageError
     kind, klass = _FIELDS.unpack_from(message, position)
+    fixed = ident, flags, name, kind, klass, message[HEADER.size : end]
     # Wherever EDNS is used, its record comes first; nobody signs what he asks a gateway.
     edns = bool(additional) and not answers and not authority
-    edns = edns and message[end : end + 3] == _ROOT_OPT
-    return Query(ident, flags, name, kind, klass, message[HEADER.size : end], edns)
+    if not (edns and message[end : end + 3] == _ROOT_OPT and len(message) >= end + _OPT_SIZE):
+        return Query(*fixed, cacheable=end == len(message))
+    size, version, bits = _OPT_FIELDS.unpack_from(message, end + len(_ROOT_OPT))
+    return Query(
+        *fixed,
+        edns=True,
+        limit=max(size, MAX_DATAGRAM),
+        dnssec=bool(bits & _DO),
+        cacheable=len(message) == end + _OPT_SIZE and not version,
+    )
 
 
 def _name(message: bytes, position: int) -> tuple[Labels, int]:

@@ -1,7 +1,8 @@
 """DNS over TCP at the gateway (RFC 7766): local names as over UDP, others from the host's servers.
 
-A connection's queries are answered one after the other, so that each costs one connection to the
-outside at the most.
+The queries of a connection are answered as soon as each is, whatever their order (§7).  What is to
+be forwarded takes a connection to the outside each; there are `MAX_ASKING` of them, and what comes
+beyond fails at once, as over UDP: a server that hangs delays its own queries.
 """
 
 import asyncio
@@ -11,8 +12,11 @@ from gvproxy.services.dns import DnsServer
 from gvproxy.services.dnsmessage import Query, Rcode
 
 MAX_CLIENTS = 128
+MAX_ASKING = 256
+MAX_PIPELINED = 32
+"""Queries of one connection that wait; the next is read when one has its answer."""
 IDLE_TIMEOUT = 10.0
-"""Seconds between two queries of a connection (RFC 7766 §6.2.3: a few)."""
+"""Seconds without a query, and without one that waits (RFC 7766 §6.2.3: a few)."""
 SERVER_TIMEOUT = 5.0
 """Seconds a server may take, as resolv.conf(5) has it."""
 
@@ -21,8 +25,9 @@ class DnsTcp:
     """Serves streams of guests; `server` decides about queries."""
 
     def __init__(self, server: DnsServer) -> None:
-        self._server = server
+        self.server = server
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asking = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer what comes over one connection, until its end."""
@@ -30,15 +35,8 @@ class DnsTcp:
         assert task is not None
         self._tasks.add(task)
         try:
-            while True:
-                async with asyncio.timeout(IDLE_TIMEOUT):
-                    message = await _receive(reader)
-                reply = await self._answer(message)
-                if reply is not None:
-                    _send(writer, reply)
-                    async with asyncio.timeout(IDLE_TIMEOUT):
-                        await writer.drain()
-        except (EOFError, OSError):
+            await _Client(self, reader, writer).serve()
+        except* (EOFError, OSError):
             pass  # the guest has gone, or says nothing more
         finally:
             self._tasks.discard(task)
@@ -50,25 +48,89 @@ class DnsTcp:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _answer(self, message: bytes) -> bytes | None:
-        query = self._server.examine(message)
-        if not isinstance(query, Query):
-            return query
-        for address in self._server.servers(now=asyncio.get_running_loop().time()):
+    async def ask(self, message: bytes) -> bytes | None:
+        """Return the answer of the first of the host's servers that has one."""
+        if self._asking >= MAX_ASKING:
+            return None
+        self._asking += 1
+        try:
+            for address in self.server.servers(now=asyncio.get_running_loop().time()):
+                try:
+                    async with asyncio.timeout(SERVER_TIMEOUT):
+                        return await _ask(address, message)
+                except (EOFError, OSError):
+                    continue
+        finally:
+            self._asking -= 1
+        return None
+
+
+class _Client:
+    """One connection of a guest's."""
+
+    def __init__(
+        self, owner: DnsTcp, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._owner = owner
+        self._reader = reader
+        self._writer = writer
+        self._slots = asyncio.Semaphore(MAX_PIPELINED)
+        self._waiting = 0
+
+    async def serve(self) -> None:
+        """Answer what is known at once, and have tasks wait for the rest.
+
+        Raises a group of OSError and EOFError when the connection is over.
+        """
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as tasks:
+            while (message := await self._receive()) is not None:
+                now = loop.time()
+                decided = self._owner.server.examine(message, now=now, stream=True)
+                if isinstance(decided, Query):
+                    await self._slots.acquire()
+                    tasks.create_task(self._forward(decided, message, now))
+                elif decided is not None:
+                    await _send(self._writer, decided)
+
+    async def _forward(self, query: Query, message: bytes, now: float) -> None:
+        self._waiting += 1
+        try:
+            reply = await self._owner.ask(message)
+            if reply is None:
+                reply = dnsmessage.reply(query, Rcode.SERVFAIL)
+            else:
+                self._owner.server.cache.keep(query, reply, now)
+            await _send(self._writer, reply)
+        finally:
+            self._waiting -= 1
+            self._slots.release()
+
+    async def _receive(self) -> bytes | None:
+        """Return the next query, None at the end; raises TimeoutError when nobody waits."""
+        head = b""
+        while not head:
             try:
-                async with asyncio.timeout(SERVER_TIMEOUT):
-                    return await _ask(address, message)
-            except (EOFError, OSError):
-                continue
-        return dnsmessage.reply(query, Rcode.SERVFAIL)
+                async with asyncio.timeout(IDLE_TIMEOUT):
+                    head = await self._reader.read(1)
+            except TimeoutError:
+                if not self._waiting:
+                    raise
+            else:
+                if not head:
+                    return None
+        async with asyncio.timeout(IDLE_TIMEOUT):
+            head += await self._reader.readexactly(1)
+            return await self._reader.readexactly(int.from_bytes(head, "big"))
 
 
 async def _ask(address: tuple[str, int], message: bytes) -> bytes:
     """Return a server's answer; raises OSError and EOFError."""
     reader, writer = await asyncio.open_connection(*address)
     try:
-        _send(writer, message)
-        reply = await _receive(reader)
+        await _send(writer, message)
+        size = int.from_bytes(await reader.readexactly(2), "big")
+        reply = await reader.readexactly(size)
     finally:
         writer.close()
     if reply[:2] != message[:2]:
@@ -76,11 +138,8 @@ async def _ask(address: tuple[str, int], message: bytes) -> bytes:
     return reply
 
 
-async def _receive(reader: asyncio.StreamReader) -> bytes:
-    """Read a message behind its length (RFC 1035 §4.2.2)."""
-    size = int.from_bytes(await reader.readexactly(2), "big")
-    return await reader.readexactly(size)
-
-
-def _send(writer: asyncio.StreamWriter, message: bytes) -> None:
+async def _send(writer: asyncio.StreamWriter, message: bytes) -> None:
+    """Write a message behind its length (RFC 1035 §4.2.2), as fast as it is read."""
     writer.write(len(message).to_bytes(2, "big") + message)
+    async with asyncio.timeout(IDLE_TIMEOUT):
+        await writer.drain()

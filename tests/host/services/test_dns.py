@@ -375,6 +375,40 @@ def test_beyond_the_limit_queries_fail_at_once(bench: Bench) -> None:
     assert bench.resolver.counters.refused == 2
     bench.upstreams[0].answer(respond)
     bench.loop.run()
+    bench.ask(question("other.example.com"))
+    assert len(bench.upstreams[0].received()) == 1
+
+
+def test_what_was_asked_before_is_not_asked_again(bench: Bench) -> None:
+    bench.ask(question(ident=1))
+    assert bench.upstreams[0].answer(respond) == 1
+    bench.loop.run()
+    bench.loop.advance(7.0)
+    bench.ask(question("WWW.example.com", ident=2))
+    first, second = (DNSRecord.parse(reply) for reply in bench.replies)
+    assert bench.upstreams[0].received() == []
+    assert (second.header.id, str(second.q.qname)) == (2, "WWW.example.com.")
+    assert (first.rr[0].ttl, second.rr[0].ttl) == (77, 70)
+    bench.loop.advance(70.0)
+    bench.ask(question())
+    assert len(bench.upstreams[0].received()) == 1
+
+
+def test_failures_are_asked_again(bench: Bench) -> None:
+    for _ in range(2):
+        bench.ask(question())
+        assert bench.upstreams[0].answer(failing(RCODE.SERVFAIL)) == 1
+        bench.loop.run()
+    assert bench.rcodes() == ["SERVFAIL"] * 2
+
+
+def test_other_servers_may_answer_otherwise(bench: Bench) -> None:
+    """A VPN comes up, and with it other servers."""
+    bench.ask(question())
+    bench.upstreams[0].answer(respond)
+    bench.loop.run()
+    bench.list_servers(2)
+    bench.loop.advance(2.0)
     bench.ask(question())
     assert len(bench.upstreams[0].received()) == 1
 

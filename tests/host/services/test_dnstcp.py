@@ -64,7 +64,7 @@ async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     asked = DNSRecord.parse(await reader.readexactly(size))
     reply = asked.reply()
     for number in range(200):
-        reply.add_answer(RR(asked.q.qname, rdata=A(f"10.0.0.{number}")))
+        reply.add_answer(RR(asked.q.qname, ttl=60, rdata=A(f"10.0.0.{number}")))
     data = reply.pack()
     writer.write(len(data).to_bytes(2, "big") + data)
     writer.close()
@@ -86,20 +86,119 @@ async def stays_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
     writer.close()
 
 
-def test_queries_of_one_connection_are_answered_in_turn(tmp_path: Path) -> None:
+def test_queries_of_one_connection_are_answered_as_soon_as_each_is(tmp_path: Path) -> None:
+    release = asyncio.Event()
+
+    async def slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await release.wait()
+        await answers(reader, writer)
+
     async def scenario(client: Client) -> None:
-        client.send(
-            query("host.containers.internal", 1),
-            query("www.test", 2),
-            query("x.docker.internal", 3),
-        )
-        local, forwarded, absent = [await client.receive() for _ in range(3)]
-        assert [one.header.id for one in (local, forwarded, absent)] == [1, 2, 3]
+        client.send(query("www.test", 2), query("host.containers.internal", 1))
+        local = await client.receive()
+        assert local.header.id == 1
         assert str(local.rr[0].rdata) == "192.168.127.254"
-        assert len(forwarded.rr) == 200
-        assert absent.header.rcode == RCODE.NXDOMAIN
+        client.send(query("x.docker.internal", 3))
+        absent = await client.receive()
+        assert (absent.header.id, absent.header.rcode) == (3, RCODE.NXDOMAIN)
+        release.set()
+        forwarded = await client.receive()
+        assert (forwarded.header.id, len(forwarded.rr)) == (2, 200)
+
+    run(tmp_path / "s", scenario, slowly)
+
+
+def test_a_server_that_hangs_delays_its_own_queries(tmp_path: Path) -> None:
+    """Those of other connections, and of its own, go on."""
+
+    async def partly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        size = int.from_bytes(await reader.readexactly(2), "big")
+        message = await reader.readexactly(size)
+        if b"hang" in message:
+            await reader.read()
+            writer.close()
+            return
+        reply = bytes(DNSRecord.parse(message).reply().pack())
+        writer.write(len(reply).to_bytes(2, "big") + reply)
+        writer.close()
+
+    async def scenario(client: Client) -> None:
+        client.send(*(query(f"hang{number}.test", number) for number in range(20)))
+        client.send(*(query(f"go{number}.test", 100 + number) for number in range(20)))
+        idents = {(await client.receive()).header.id for _ in range(20)}
+        assert idents == set(range(100, 120))
+
+    run(tmp_path / "s", scenario, partly)
+
+
+def test_too_many_queries_of_a_connection_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dnstcp, "MAX_PIPELINED", 2)
+    asked = 0
+    release = asyncio.Event()
+
+    async def counts(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await release.wait()
+        await answers(reader, writer)
+
+    async def scenario(client: Client) -> None:
+        client.send(*(query(f"www{number}.test", number) for number in range(5)))
+        while asked < 2:
+            await asyncio.sleep(0)
+        client.send(query("host.docker.internal", 9))
+        release.set()
+        idents = [(await client.receive()).header.id for _ in range(6)]
+        assert sorted(idents) == [0, 1, 2, 3, 4, 9]
+        assert idents.index(9) > 0
+
+    run(tmp_path / "s", scenario, counts)
+
+
+def test_too_many_queries_of_all_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dnstcp, "MAX_ASKING", 1)
+
+    async def scenario(client: Client) -> None:
+        client.send(query("one.test", 1), query("two.test", 2))
+        replies = [await client.receive() for _ in range(2)]
+        assert [(one.header.id, one.header.rcode) for one in replies] == [
+            (2, RCODE.SERVFAIL),
+            (1, RCODE.NOERROR),
+        ]
+        client.send(query("three.test", 3))
+        assert (await client.receive()).header.rcode == RCODE.NOERROR
 
     run(tmp_path / "s", scenario, answers)
+
+
+def test_a_client_that_ends_its_direction_gets_its_answers(tmp_path: Path) -> None:
+    async def scenario(client: Client) -> None:
+        client.send(query("one.test", 1), query("two.test", 2))
+        client.writer.write_eof()
+        assert {(await client.receive()).header.id for _ in range(2)} == {1, 2}
+        assert await client.ended()
+
+    run(tmp_path / "s", scenario, answers)
+
+
+def test_what_was_asked_before_is_not_asked_again(tmp_path: Path) -> None:
+    asked = 0
+
+    async def counts(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await answers(reader, writer)
+
+    async def scenario(client: Client) -> None:
+        for ident in range(3):
+            client.send(query("www.test", ident))
+            reply = await client.receive()
+            assert (reply.header.id, len(reply.rr)) == (ident, 200)
+        assert asked == 1
+
+    run(tmp_path / "s", scenario, counts)
 
 
 @pytest.mark.parametrize("bad", [hangs_up, says_something_else, stays_silent])
