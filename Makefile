@@ -64,7 +64,7 @@ mutations: $(STAMP)
 
 # Against plain loopback, slirp4netns and pasta.  SECONDS=3 per measurement, ROUNDS=3, ONLY=tcp1,...
 bench: $(STAMP)
-	@$(REQUIRE) nsenter ip ping iperf3 nginx wrk
+	@$(REQUIRE) nsenter ip ping iperf3 nginx wrk dnsperf
 	@$(REQUIRE) --optional slirp4netns pasta
 	@$(BIN)/python -m tests.bench $(if $(SECONDS),--seconds $(SECONDS)) \
 	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))

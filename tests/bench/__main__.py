@@ -51,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="each measurement takes")
     parser.add_argument("--rounds", type=int, default=3, help="whose median is reported")
-    parser.add_argument("--only", help="loads to measure: tcp1,tcp8,udp,http,new,ping,quiet,idle")
+    parser.add_argument(
+        "--only", help="loads to measure: tcp1,tcp8,udp,http,new,dns,ping,quiet,idle"
+    )
     parser.add_argument("--output", type=Path, default=Path("bench.json"))
     options = parser.parse_args(argv)
     selected = _select(options.only)

@@ -1,6 +1,6 @@
 """What is measured: each load takes one way and a number of seconds, and returns figures by name.
 
-iperf3, wrk and ping are the load; their output is read here and nowhere else.
+iperf3, wrk, dnsperf and ping are the load; their output is read here and nowhere else.
 """
 
 import itertools
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from tests.bench.ways import HTTP_PORT, IDLE_PORT, Way
+from tests.lab import dns
 
 Figures = Mapping[str, float]
 
@@ -135,6 +136,28 @@ def _ping(way: Way, seconds: float) -> Figures:
     return {"ping": median(times)}
 
 
+def _dns(way: Way, seconds: float) -> Figures:
+    """Look-ups of one name that the name server has been asked for before."""
+    if not way.name_server:
+        return {}
+    names = way.client.folder / "names"
+    names.write_text(f"{dns.NAME} A\n")
+    command = [
+        "dnsperf",
+        "-s",
+        way.name_server,
+        "-d",
+        str(names),
+        "-l",
+        str(max(1, round(seconds))),
+    ]
+    output = way.client.run(*command, timeout=seconds + 30)
+    match = re.search(r"Queries per second:\s*([0-9.]+)", output)
+    if match is None:
+        raise LoadError("dnsperf gave no rate")
+    return {"dns": float(match[1])}
+
+
 def _idle(way: Way, seconds: float) -> Figures:
     """Memory as the programs stand, and for each connection that is held and says nothing."""
     if not way.processes:
@@ -176,6 +199,7 @@ LOADS = (
     _http("http64", 64),
     _http("new1", 1, "Connection: close"),
     _http("new64", 64, "Connection: close"),
+    Load("dns", _dns),
     Load("ping", _ping),
 )
 """Measured way after way, so that each ratio is of moments that follow one another."""

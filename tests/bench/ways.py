@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.lab import dns
 from tests.lab.namespace import Namespace
 from tests.lab.process import Process
-from tests.lab.programs import HOST, Agent, Gvproxy
+from tests.lab.programs import GATEWAY, HOST, Agent, Gvproxy
 from tests.lab.wait import NotYetError, until
 
 LOOPBACK = "loopback"
@@ -70,6 +71,8 @@ class Way:
     address: str
     gateway: str
     """What is pinged."""
+    name_server: str = ""
+    """Which keeps answers; empty where there is none, or none that does."""
     processes: Sequence[Process] = ()
     """What carries the traffic, for its CPU time and memory."""
 
@@ -87,16 +90,16 @@ class Bench:
     skipped: dict[str, str]
 
 
-def _namespace(name: str, folder: Path) -> Namespace:
+def _namespace(name: str, folder: Path, resolvers: Sequence[str] = ()) -> Namespace:
     """Make a namespace that does not run out of ports: each connection holds one for a minute."""
-    namespace = Namespace(name, folder)
+    namespace = Namespace(name, folder, resolvers)
     namespace.set("net/ipv4/ip_local_port_range", "2000 65000")
     namespace.set("net/ipv4/tcp_tw_reuse", "1")
     return namespace
 
 
 def _host(folder: Path) -> Namespace:
-    host = _namespace("host", folder)
+    host = _namespace("host", folder, ["127.0.0.1"])
     # A cable to nowhere with a default route: what pasta takes its addresses from.
     host.run("ip", "link", "add", "wan0", "type", "veth", "peer", "name", "wan1")
     for device in ("wan0", "wan1"):
@@ -112,6 +115,7 @@ def _servers(host: Namespace) -> None:
     configuration.write_text(_NGINX_CONF.format(folder=host.folder, port=HTTP_PORT))
     nginx = shutil.which("nginx") or "nginx"
     host.start("nginx", nginx, "-c", configuration)
+    host.start("dns", *dns.command("127.0.0.1")).wait_for("ready")
     host.start("idle", sys.executable, "-c", _IDLE_SERVER, str(IDLE_PORT)).wait_for("ready")
 
     def attempt() -> None:
@@ -135,14 +139,15 @@ def _ours(host: Namespace, stack: contextlib.ExitStack) -> Way:
     guest = stack.enter_context(_namespace("guest", host.folder))
     agent = Agent(guest, gvproxy.url, "-mtu", "1500")
     agent.wait()
-    return Way(OURS, host, guest, HOST, "192.168.127.1", (gvproxy.process, agent.process))
+    processes = gvproxy.process, agent.process
+    return Way(OURS, host, guest, HOST, GATEWAY, GATEWAY, processes)
 
 
 def _slirp(host: Namespace, stack: contextlib.ExitStack) -> Way:
     guest = stack.enter_context(_namespace("guest-slirp", host.folder))
     process = host.start(SLIRP, SLIRP, "--configure", "--mtu=1500", str(guest.pid), "tap0")
     _until_routed(guest, process)
-    return Way(SLIRP, host, guest, "10.0.2.2", "10.0.2.2", (process,))
+    return Way(SLIRP, host, guest, "10.0.2.2", "10.0.2.2", processes=(process,))
 
 
 def _pasta(host: Namespace, stack: contextlib.ExitStack) -> Way:
@@ -158,7 +163,7 @@ def _pasta(host: Namespace, stack: contextlib.ExitStack) -> Way:
         *("--tcp-ns", "none", "--udp-ns", "none", "--netns", handle),
     )
     _until_routed(guest, process)
-    return Way(PASTA, host, guest, _GATEWAY, _GATEWAY, (process,))
+    return Way(PASTA, host, guest, _GATEWAY, _GATEWAY, processes=(process,))
 
 
 @contextlib.contextmanager
