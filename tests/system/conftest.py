@@ -14,6 +14,12 @@ def network() -> Iterator[Network]:
         yield network
 
 
+@pytest.fixture(scope="session")
+def shared_world(network: Network) -> World:
+    """That of `network`, for programs besides its own."""
+    return network.world
+
+
 @pytest.fixture
 def world() -> Iterator[World]:
     """A host and a world outside, for a test that starts the programs itself."""
