@@ -39,7 +39,7 @@ tun:
 
 # Everything: the linters, and all tests with those that need root.
 test: tun lint
-	@$(REQUIRE) nsenter ip ping curl dig nft socat ssh sshd
+	@$(REQUIRE) nsenter ip ping curl dig nft socat ssh sshd dhclient udhcpc
 	@$(AS_ROOT) true || { \
 	  echo "make test needs root, or a kernel that allows user namespaces: type sudo make test" >&2; \
 	  exit 1; }

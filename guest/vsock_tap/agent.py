@@ -13,6 +13,7 @@ import asyncio
 import logging
 import random
 import signal
+import socket
 from ipaddress import IPv4Address, IPv4Interface
 from math import inf
 
@@ -149,7 +150,9 @@ class Agent:
             log.info("%s has the address %s: only frames are relayed", tap.name, addresses[0])
             return
         await self._network.set_up(config.mac, config.mtu or DEFAULT_MTU)
-        self._client = Client(bytes.fromhex(config.mac.replace(":", "")), self._rng)
+        self._client = Client(
+            bytes.fromhex(config.mac.replace(":", "")), self._rng, socket.gethostname()
+        )
         log.info("%s is up, MAC %s", tap.name, config.mac)
 
     async def _work(self, tap: Tap, stop: asyncio.Event) -> None:

@@ -77,13 +77,18 @@ Event = Bound | Lost | Ignored
 
 
 class Client:
-    """One interface's client.  `mac` is packed; `rng` draws transaction ids and jitter."""
+    """One interface's client.
 
-    def __init__(self, mac: bytes, rng: random.Random) -> None:
+    `mac` is packed; `rng` draws transaction ids and jitter.  `name` is what the machine is called,
+    for the host to find it by; it may be empty.
+    """
+
+    def __init__(self, mac: bytes, rng: random.Random, name: str = "") -> None:
         self.state = State.INIT
         self.lease: Lease | None = None
         self._mac = mac
         self._rng = rng
+        self._name = name
         self._xid = 0
         self._began = 0.0  # the transaction
         self._attempts = 0  # of the message that waits for an answer
@@ -331,6 +336,7 @@ class Client:
                 message,
                 xid=self._xid,
                 mac=self._mac,
+                name=self._name,
                 secs=secs,
                 ciaddr=ciaddr,
                 requested=requested,

@@ -29,6 +29,7 @@ _BROADCAST_FLAG = 0x8000
 _MIN_MESSAGE = 300
 """BOOTP's fixed size (RFC 951 §3); some servers drop what is shorter."""
 _MAX_MESSAGE_SIZE = 1472
+_MAX_OPTION = 255
 _IP_BEGIN = 14
 
 
@@ -51,6 +52,7 @@ class Option(IntEnum):
     SUBNET_MASK = 1
     ROUTER = 3
     DOMAIN_NAME_SERVER = 6
+    HOST_NAME = 12
     DOMAIN_NAME = 15
     INTERFACE_MTU = 26
     REQUESTED_ADDRESS = 50
@@ -133,6 +135,7 @@ def request(
     *,
     xid: int,
     mac: bytes,
+    name: str = "",
     secs: int = 0,
     ciaddr: IPv4Address = ANY,
     requested: IPv4Address | None = None,
@@ -142,7 +145,7 @@ def request(
 ) -> bytes:
     """Build a client's message as an Ethernet frame (RFC 2131 §4.4.1, table 5).
 
-    `requested` and `server` become options; `unicast_to`, with `server_mac`, is where the
+    `name`, `requested` and `server` become options; `unicast_to`, with `server_mac`, is where the
     message goes instead of to everybody, which takes an address of one's own, `ciaddr`.
     """
     options = [(Option.MESSAGE_TYPE, bytes([message]))]
@@ -153,6 +156,8 @@ def request(
     if message in (MessageType.DISCOVER, MessageType.REQUEST):
         options.append((Option.MAX_MESSAGE_SIZE, _MAX_MESSAGE_SIZE.to_bytes(2, "big")))
         options.append((Option.PARAMETER_REQUEST_LIST, _WANTED))
+        if name.isascii() and 0 < len(name) <= _MAX_OPTION:
+            options.append((Option.HOST_NAME, name.encode()))
     payload = bytes(
         DHCP(
             xid=xid,

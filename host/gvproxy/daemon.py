@@ -36,7 +36,9 @@ from gvproxy.services.dhcp import DhcpServer
 from gvproxy.services.dns import DnsServer
 from gvproxy.services.dnstcp import DnsTcp
 from gvproxy.services.forwarder import MAX_PUBLISHED, Forwarder
+from gvproxy.services.hosts import HostsFile
 from gvproxy.services.listeners import Listeners
+from gvproxy.services.localnames import LocalNames
 from gvproxy.services.lookup import look_up
 from gvproxy.services.notifications import Event, Notifications, Presence
 from gvproxy.services.resolvconf import ResolvConf
@@ -63,7 +65,7 @@ _END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6
 """What the stack and the switch can take unfinished from a guest, and give."""
 
-RESERVED = 256 + 64 + dnstcp.MAX_CLIENTS
+RESERVED = 256 + 64 + dnstcp.MAX_ASKING
 """Descriptors beside those of TCP, UDP and DNS over UDP: pings, and links, listeners, callers of
 the API, and DNS over TCP."""
 
@@ -153,14 +155,16 @@ class Daemon:
         self._echo = EchoFlows(self.stack, loop, destinations)
         resolv_conf = ResolvConf()
         self._resolver = Resolver(resolv_conf, loop, limit=queries)
-        self._dns = DnsServer(config.zones, self._resolver)
         search = config.search_domains
         self._dhcp = DhcpServer(config, resolv_conf.search if search is None else lambda _: search)
+        hosts = HostsFile(destinations.loopback)
+        names = LocalNames(Zones(config.zones), self._dhcp, hosts, config.gateway_ip, network)
+        self._dns = DnsServer(names, self._resolver)
         serve_dhcp(self.stack, self._dhcp)
         serve_dns(self.stack, self._dns)
         self._dns_tcp = DnsTcp(self._dns)
         listeners = Listeners(loop, self.network, self._tcp.dial)
-        resolve = partial(look_up, self._dns.zones)
+        resolve = partial(look_up, names)
         self.forwarder = Forwarder(config, listeners, resolve, published)
         self._tunnels = Tunnels(self.stack, loop, self._tcp, config.connect_timeout)
         posts = {"/connect": self._take_link, "/tunnel": self._take_tunnel}
@@ -353,7 +357,7 @@ class Daemon:
 
     @property
     def zones(self) -> Zones:
-        return self._dns.zones
+        return self._dns.names.zones
 
     def cam(self) -> dict[str, int]:
         return {

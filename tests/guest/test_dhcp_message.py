@@ -7,9 +7,26 @@ import pytest
 from dpkt.dhcp import DHCP
 
 from tests.guest.server import OFFER, answer
-from vsock_tap.dhcp_message import Option, Reply, parse_reply
+from vsock_tap.dhcp_message import MessageType, Option, Reply, parse_reply, request
 
 ASKED = DHCP(xid=7, chaddr=bytes.fromhex("5a94efe40cee"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "sent"),
+    [
+        (MessageType.DISCOVER, "web", b"web"),
+        (MessageType.REQUEST, "web.lan", b"web.lan"),
+        (MessageType.RELEASE, "web", None),
+        (MessageType.DISCOVER, "", None),
+        (MessageType.DISCOVER, "x" * 255, b"x" * 255),
+        (MessageType.DISCOVER, "x" * 256, None),
+        (MessageType.DISCOVER, "w\xe4b", None),
+    ],
+)
+def test_what_the_machine_is_called(kind: MessageType, name: str, sent: bytes | None) -> None:
+    frame = request(kind, xid=7, mac=ASKED.chaddr, name=name)
+    assert dict(DHCP(frame[42:]).opts).get(12) == sent
 
 
 def reply(options: dict[int, bytes]) -> Reply:

@@ -181,7 +181,15 @@ def test_a_guest_is_shown(run: Callable[..., None], path: Path) -> None:
             assert stats["BytesReceived"] == len(arp(GATEWAY)) + len(echo(b"ping"))
             assert stats["BytesSent"] == stats["BytesReceived"]
             assert stats["ICMP"]["V4"]["PacketsReceived"]["EchoRequest"] == 1
-            assert set(stats["Details"]) == {"Totals", "Stack", "TCP", "DHCP", "DNS", "Resolver"}
+            assert set(stats["Details"]) == {
+                "Totals",
+                "Stack",
+                "TCP",
+                "DHCP",
+                "DNS",
+                "DNSCache",
+                "Resolver",
+            }
         while daemon.stack.switch.ports:
             await asyncio.sleep(0)
         stats = await get(path, "/stats")

@@ -25,6 +25,9 @@ package() { # COMMAND MANAGER
         pasta:*) echo passt ;;
         ssh:apt-get) echo openssh-client ;;
         ssh:dnf) echo openssh-clients ;;
+        dhclient:apt-get) echo isc-dhcp-client ;;
+        dhclient:dnf) echo dhcp-client ;;
+        udhcpc:dnf) echo busybox ;;
         sshd:*) echo openssh-server ;;
         *) echo "$1" ;;
     esac

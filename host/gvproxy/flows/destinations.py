@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 from socket import inet_ntoa
 
+from gvproxy.config import LOOPBACK
+
 log = logging.getLogger(__name__)
 
 _LINK_LOCAL = IPv4Network("169.254.0.0/16")
@@ -29,6 +31,8 @@ class Destinations:
         link_local: bool = False,
     ) -> None:
         """`link_local` opens 169.254.0.0/16, as `-ec2-metadata-access` does in Go's gvproxy."""
+        self.loopback = next((guest for guest, host in nat.items() if host == LOOPBACK), None)
+        """Where guests reach the host's 127.0.0.1, if anywhere."""
         self._nat = {guest.packed: str(host) for guest, host in nat.items()}
         self._closed = tuple(
             (int(network.network_address), int(network.netmask))

@@ -6,8 +6,9 @@ Relays are not served (`giaddr` is ignored), nor are BOOTP clients.  `leases` ha
 """
 
 import logging
+import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import NamedTuple
@@ -38,6 +39,13 @@ _MAX_SEARCH = 240
 """Bytes of option 119, so that a reply fits the 576 bytes every client takes (RFC 2131 §2)."""
 _MIN_SIZE = 300
 """Older relays and clients drop shorter messages (RFC 1542 §2.1)."""
+
+_OPTION_FQDN = 81
+_FQDN_ENCODED = 0x04
+_LABEL = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123 §2.1
+_NO_NAMES = {"localhost", "wpad", "isatap"}
+"""What clients look up of themselves: whoever had one of these names would be trusted with more
+than a guest is (wpad, isatap: CERT VU#598349)."""
 
 # RFC 2132 §9.6
 _KINDS = ["0", "DISCOVER", "OFFER", "REQUEST", "DECLINE", "ACK", "NAK", "RELEASE", "INFORM"]
@@ -85,6 +93,7 @@ class _Message:
     key: bytes
     requested: int
     server: int
+    name: str
 
 
 class DhcpServer:
@@ -136,6 +145,15 @@ class DhcpServer:
         leases |= {lease.address: lease.mac for lease in self._table.bound(now)}
         return {str(IPv4Address(ip)): mac.hex(":") for ip, mac in sorted(leases.items())}
 
+    def address_of(self, name: str, *, now: float) -> IPv4Address | None:
+        """Return the address of the guest that calls itself so, in lower case."""
+        lease = self._table.find_name(name, now)
+        return None if lease is None else IPv4Address(lease.address)
+
+    def name_of(self, address: IPv4Address, *, now: float) -> str:
+        """Return what the guest at an address calls itself, empty where that is not known."""
+        return self._table.name_at(int(address), now)
+
     def _discover(self, request: _Message, now: float) -> Reply | None:
         address = self._table.choose(request.key, request.mac, request.requested, now)
         if address is None:
@@ -146,7 +164,7 @@ class DhcpServer:
         lease = self._table.find(request.key)
         if lease is None or lease.address != address or lease.expires <= now:
             offer = Lease(address, request.key, request.mac, now + OFFER_TIME, bound=False)
-            self._table.put(offer)
+            self._table.put(offer, now)
         self.counters.offers += 1
         return self._reply(request, dhcp.DHCPOFFER, address, now)
 
@@ -172,7 +190,9 @@ class DhcpServer:
         lease = self._table.find(request.key)
         if lease is None or lease.address != address or not lease.bound:
             log.info("%s has %s", _name(request), IPv4Address(address))
-        self._table.put(Lease(address, request.key, request.mac, now + LEASE_TIME, bound=True))
+        expires = now + LEASE_TIME
+        granted = Lease(address, request.key, request.mac, expires, bound=True, name=request.name)
+        self._table.put(granted, now)
         self.counters.acks += 1
         return self._reply(request, dhcp.DHCPACK, address, now)
 
@@ -199,7 +219,8 @@ class DhcpServer:
             return
         address = IPv4Address(request.requested)
         self._declined.warn(now, "%s found %s in use by another", _name(request), address)
-        self._table.put(Lease(lease.address, None, lease.mac, now + DECLINE_TIME, bound=False))
+        declined = Lease(lease.address, None, lease.mac, now + DECLINE_TIME, bound=False)
+        self._table.put(declined, now)
         self.counters.declines += 1
 
     def _reply(self, request: _Message, kind: int, address: int, now: float) -> Reply:
@@ -306,7 +327,24 @@ def _parse(message: bytes) -> _Message:
         key=identifier or bytes((packet.hrd,)) + mac,
         requested=_address(options.get(dhcp.DHCP_OPT_REQ_IP)),
         server=_address(options.get(dhcp.DHCP_OPT_SERVER_ID)),
+        name=_host_name(options),
     )
+
+
+def _host_name(options: Mapping[int, bytes]) -> str:
+    """Return the first label of a client's name, in lower case; empty where it has no usable one.
+
+    The name is option 12 (RFC 2132 §3.14), or option 81, where it stands behind three bytes, of
+    which the first says how it is written (RFC 4702 §2.1).
+    """
+    name = options.get(dhcp.DHCP_OPT_HOSTNAME) or b""
+    fqdn = options.get(_OPTION_FQDN, b"")
+    if not name and len(fqdn) > 3:
+        name = fqdn[3:]
+        if fqdn[0] & _FQDN_ENCODED:
+            name = name[1 : 1 + name[0]]
+    label = name.partition(b".")[0].decode("ascii", "replace").lower()
+    return label if _LABEL.fullmatch(label) and label not in _NO_NAMES else ""
 
 
 def _address(option: bytes | None) -> int:

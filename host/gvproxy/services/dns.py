@@ -1,18 +1,16 @@
-"""The DNS server at the gateway: local zones are answered here, all else by the host's servers.
+"""The DNS server at the gateway: local names are answered here, all else by the host's servers.
 
-`dnsmessage` reads a query, `zones` knows the local names, `dnscache` what was asked before, and
-`resolver` asks the host's servers, whose answers and RCODEs are the guest's as they came.
+`dnsmessage` reads a query, `localnames` has what is known here, `dnscache` what was asked before,
+and `resolver` asks the host's servers, whose answers and RCODEs are the guest's as they came.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gvproxy.config import Zone
 from gvproxy.services import dnsmessage
 from gvproxy.services.dnscache import DnsCache
 from gvproxy.services.dnsmessage import MessageError, Query, Rcode
+from gvproxy.services.localnames import LocalNames
 from gvproxy.services.resolver import Answer, Resolver
-from gvproxy.services.zones import Zones
 
 PORT = 53
 _MAX_MESSAGE = 65535
@@ -30,9 +28,9 @@ class Counters:
 class DnsServer:
     """The server at the gateway's port 53."""
 
-    def __init__(self, zones: Sequence[Zone], resolver: Resolver) -> None:
+    def __init__(self, names: LocalNames, resolver: Resolver) -> None:
         self.counters = Counters()
-        self.zones = Zones(zones)
+        self.names = names
         self.cache = DnsCache()
         self._asked: tuple[tuple[str, int], ...] = ()
         self._resolver = resolver
@@ -70,7 +68,7 @@ class DnsServer:
             return dnsmessage.format_error(message)
         if query.flags & dnsmessage.OPCODE_MASK:
             return dnsmessage.reply(query, Rcode.NOTIMP)
-        local = self.zones.answer(query)
+        local = self.names.answer(query, now)
         if local is not None:
             self.counters.local += 1
             return local

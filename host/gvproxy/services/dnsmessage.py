@@ -4,6 +4,7 @@ A query is read here rather than by dnslib, which follows compression pointers a
 as text: a guest's query has to be safe to look at, and most of them are passed on unread.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
@@ -22,8 +23,11 @@ RCODE_MASK = 0x000F
 
 TYPE_A = 1
 TYPE_SOA = 6
+TYPE_PTR = 12
 TYPE_AAAA = 28
 TYPE_OPT = 41
+TYPE_SVCB = 64
+TYPE_HTTPS = 65
 TYPE_ANY = 255
 CLASS_IN = 1
 CLASS_ANY = 255
@@ -37,6 +41,8 @@ Labels = tuple[bytes, ...]
 """A name, its labels in lower case, without the root's empty one."""
 
 _FIELDS = Struct("!HH")  # type, class
+_RECORD = Struct("!HHHIH")
+_QUESTION_NAME = 0xC000 | HEADER.size  # a pointer to it (RFC 1035 §4.1.4)
 _ROOT_OPT = b"\0" + TYPE_OPT.to_bytes(2, "big")
 _OPT_FIELDS = Struct("!HHHxx")  # UDP size, extended RCODE and version, flags; the length of options
 _OPT_SIZE = len(_ROOT_OPT) + _OPT_FIELDS.size  # without options (RFC 6891 §6.1.2)
@@ -131,11 +137,23 @@ def _name(message: bytes, position: int) -> tuple[Labels, int]:
     raise MessageError
 
 
-def reply(query: Query, rcode: Rcode, *, authoritative: bool = False, answer: bytes = b"") -> bytes:
-    """Build a reply; `answer` is one resource record or none."""
+def reply(
+    query: Query, rcode: Rcode, *, authoritative: bool = False, answers: Sequence[bytes] = ()
+) -> bytes:
+    """Build a reply; `answers` are resource records of `record`."""
     flags = QR | RA | query.flags & (OPCODE_MASK | RD) | (AA if authoritative else 0) | rcode
-    head = HEADER.pack(query.ident, flags, 1, 1 if answer else 0, 0, int(query.edns))
-    return head + query.question + answer + (_OPT if query.edns else b"")
+    head = HEADER.pack(query.ident, flags, 1, len(answers), 0, int(query.edns))
+    return head + query.question + b"".join(answers) + (_OPT if query.edns else b"")
+
+
+def record(kind: int, ttl: int, data: bytes) -> bytes:
+    """Build a resource record of the name that is asked for."""
+    return _RECORD.pack(_QUESTION_NAME, kind, CLASS_IN, ttl, len(data)) + data
+
+
+def encode_name(name: Labels) -> bytes:
+    """Write a name, uncompressed (RFC 1035 §3.1)."""
+    return b"".join(bytes((len(label),)) + label for label in name) + b"\0"
 
 
 def format_error(message: bytes) -> bytes | None:

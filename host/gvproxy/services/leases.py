@@ -19,6 +19,7 @@ class Lease:
     """One binding; `key` is None for an address found in use by somebody unknown.
 
     `bound` tells a lease from an offer that nobody has asked for yet.  `expires` is in seconds.
+    `name` is what the client calls itself, in lower case, and empty where it does not say.
     """
 
     address: int
@@ -26,6 +27,11 @@ class Lease:
     mac: bytes
     expires: float
     bound: bool
+    name: str = ""
+
+    def in_force(self, now: float) -> bool:
+        """Tell whether a client has the address."""
+        return self.bound and self.expires > now
 
 
 class LeaseTable:
@@ -43,6 +49,7 @@ class LeaseTable:
         self._next = self._first  # no address from here on was ever leased by `choose`
         self._by_address: dict[int, Lease] = {}
         self._by_key: dict[bytes, Lease] = {}
+        self._by_name: dict[str, Lease] = {}
 
     def __len__(self) -> int:
         return len(self._by_address)
@@ -79,22 +86,41 @@ class LeaseTable:
             return len(self._by_address) < MAX_LEASES or key in self._by_key
         return lease.key == key or lease.expires <= now
 
-    def put(self, lease: Lease) -> None:
-        """Enter a binding in place of those its client and its address had."""
+    def put(self, lease: Lease, now: float) -> None:
+        """Enter a binding in place of those its client and its address had.
+
+        It has its name unless that is another's, whose lease is in force.
+        """
         self._drop(self._by_address.get(lease.address))
         if lease.key is not None:
             self._drop(self._by_key.get(lease.key))
             self._by_key[lease.key] = lease
         self._by_address[lease.address] = lease
+        if lease.name:
+            holder = self._by_name.get(lease.name)
+            if holder is None or not holder.in_force(now):
+                self._by_name[lease.name] = lease
 
     def find(self, key: bytes) -> Lease | None:
         """Return the client's binding, which may have run out."""
         return self._by_key.get(key)
 
+    def find_name(self, name: str, now: float) -> Lease | None:
+        """Return the lease in force that has a name, written in lower case."""
+        lease = self._by_name.get(name)
+        return lease if lease is not None and lease.in_force(now) else None
+
+    def name_at(self, address: int, now: float) -> str:
+        """Return the name of the lease in force at an address, empty where there is none."""
+        lease = self._by_address.get(address)
+        if lease is None or self.find_name(lease.name, now) is not lease:
+            return ""
+        return lease.name
+
     def bound(self, now: float) -> Iterator[Lease]:
         """Go through the leases that are in force."""
         for lease in self._by_address.values():
-            if lease.bound and lease.expires > now:
+            if lease.in_force(now):
                 yield lease
 
     def _drop(self, lease: Lease | None) -> None:
@@ -102,6 +128,8 @@ class LeaseTable:
             del self._by_address[lease.address]
             if lease.key is not None:
                 del self._by_key[lease.key]
+            if self._by_name.get(lease.name) is lease:
+                del self._by_name[lease.name]
 
     def _oldest_expired(self, now: float) -> int | None:
         expired = [

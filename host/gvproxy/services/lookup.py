@@ -1,24 +1,25 @@
-"""Looks the names of hosts up: the local zones first, then as any program on the host does."""
+"""Looks the names of hosts up: local ones first, then as any program on the host does."""
 
 import asyncio
 import socket
 from collections.abc import Collection
 from ipaddress import IPv4Address
 
-from gvproxy.services.zones import Zones
+from gvproxy.services.localnames import LocalNames
 
 TIMEOUT = 5.0
 """Seconds until nobody knows a name; as long as resolv.conf(5) has one server asked."""
 
 
-async def look_up(zones: Zones, name: str) -> Collection[IPv4Address]:
+async def look_up(names: LocalNames, name: str) -> Collection[IPv4Address]:
     """Return a name's IPv4 addresses, none where it has none or nobody answers."""
-    local = zones.addresses(name)
+    loop = asyncio.get_running_loop()
+    local = names.addresses(name, loop.time())
     if local is not None:
         return [address for address in local if isinstance(address, IPv4Address)]
     try:
         async with asyncio.timeout(TIMEOUT):
-            infos = await asyncio.get_running_loop().getaddrinfo(
+            infos = await loop.getaddrinfo(
                 name, None, family=socket.AF_INET, type=socket.SOCK_STREAM
             )
     except (OSError, UnicodeError):  # TimeoutError among them

@@ -1,15 +1,13 @@
 """The host's resolv.conf(5): its name servers and search domains, as they are now.
 
-A VPN or a new network rewrites the file while we run.  Looking at it costs one `stat`, at most
-once a second and only when somebody asks: a host without queries is never woken.
+A VPN or a new network rewrites the file while we run.
 """
 
-import os
 from ipaddress import ip_address
-from math import inf
 from pathlib import Path
 
-CHECK_INTERVAL = 1.0
+from gvproxy.services.followed import FollowedFile
+
 MAX_SERVERS = 3  # resolv.conf(5): MAXNS
 PORT = 53
 
@@ -18,10 +16,8 @@ class ResolvConf:
     """Follows the file at `path`; a file that is not there lists nothing."""
 
     def __init__(self, path: Path = Path("/etc/resolv.conf"), port: int = PORT) -> None:
-        self._path = path
+        self._file = FollowedFile(path)
         self._port = port
-        self._checked = -inf
-        self._seen: tuple[int, ...] | None = None
         self._servers: tuple[tuple[str, int], ...] = ()
         self._search: tuple[str, ...] = ()
 
@@ -36,19 +32,9 @@ class ResolvConf:
         return self._search
 
     def _follow(self, now: float) -> None:
-        if now - self._checked < CHECK_INTERVAL:
-            return
-        self._checked = now
-        try:
-            status = os.stat(self._path)
-            seen = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
-            if seen == self._seen:
-                return
-            text = self._path.read_text(errors="replace")
-        except OSError:
-            seen, text = None, ""
-        self._seen = seen
-        self._read(text)
+        text = self._file.changed(now)
+        if text is not None:
+            self._read(text)
 
     def _read(self, text: str) -> None:
         servers: list[tuple[str, int]] = []

@@ -1,4 +1,4 @@
-"""The names gvproxy answers itself: the gateway's, the host's, and whatever a zone is given.
+"""The zones gvproxy answers itself: the gateway's name, the host's, and whatever it is given.
 
 A zone is authoritative for all below its name: a name it lacks does not exist, and a name it has
 exists for every type (NODATA, RFC 2308 §2.2).  Of records that stand for a name the first counts,
@@ -10,20 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from math import inf
-from struct import Struct
 
 from gvproxy.config import Record, Zone
 from gvproxy.services import dnsmessage
-from gvproxy.services.dnsmessage import Labels, Query, Rcode
-
-TTL = 60
-"""Seconds; an address changes with a restart only, and a guest should not ask for each request."""
+from gvproxy.services.dnsmessage import Labels
 
 Address = IPv4Address | IPv6Address
-
-_QUESTION_NAME = 0xC000 | dnsmessage.HEADER.size  # a pointer to it (RFC 1035 §4.1.4)
-_RECORD = Struct("!HHHIH")
-_TYPES = {4: dnsmessage.TYPE_A, 6: dnsmessage.TYPE_AAAA}
 
 
 class Zones:
@@ -48,23 +40,30 @@ class Zones:
         """Return the zones as they were given, with what was added."""
         return list(self._listed.values())
 
-    def answer(self, query: Query) -> bytes | None:
-        """Return the reply to a query for a name in a local zone; None for all other names."""
-        names, name = self._find(query.labels)
-        return None if names is None else _answer(query, names.find(name))
+    def split(self, name: Labels) -> tuple[Labels, Labels] | None:
+        """Split a name into what is relative to the nearest zone, and that zone's own."""
+        for start in range(len(name)):
+            if name[start:] in self._zones:
+                return name[:start], name[start:]
+        return None
 
-    def addresses(self, name: str) -> list[Address] | None:
-        """Return a name's addresses, none where it does not exist; None for all other names."""
-        names, relative = self._find(dnsmessage.labels(name))
-        return None if names is None else names.find(relative) or []
+    def find(self, relative: Labels, apex: Labels) -> list[Address] | None:
+        """Return the addresses of a name in a zone, the first of each version.
 
-    def _find(self, labels: Labels) -> tuple["_Names | None", Labels]:
-        """Return the zone that is nearest to a name, and the name relative to it."""
-        for start in range(len(labels)):
-            names = self._zones.get(labels[start:])
-            if names is not None:
-                return names, labels[:start]
-        return None, labels
+        The list is empty for a name without one, and None stands for a name that does not exist.
+        """
+        found = self._zones[apex].find(relative)
+        if found is None:
+            return None
+        return list({address.version: address for address in reversed(found)}.values())
+
+    def name(self, address: Address) -> Labels | None:
+        """Return the first name that a record gives an address."""
+        for apex, zone in self._listed.items():
+            for record in zone.records:
+                if record.address == address and record.name and not record.pattern:
+                    return dnsmessage.labels(record.name) + apex
+        return None
 
 
 class _Names:
@@ -101,18 +100,3 @@ class _Names:
         if self._default is not None:
             return [self._default]
         return None if exact is None else []
-
-
-def _answer(query: Query, addresses: list[Address] | None) -> bytes:
-    if addresses is None:
-        return dnsmessage.reply(query, Rcode.NXDOMAIN, authoritative=True)
-    record = b""
-    if query.klass in (dnsmessage.CLASS_IN, dnsmessage.CLASS_ANY):
-        for address in addresses:
-            kind = _TYPES[address.version]
-            if query.kind in (kind, dnsmessage.TYPE_ANY):
-                packed = address.packed
-                head = (_QUESTION_NAME, kind, dnsmessage.CLASS_IN, TTL, len(packed))
-                record = _RECORD.pack(*head) + packed
-                break
-    return dnsmessage.reply(query, Rcode.NOERROR, authoritative=True, answer=record)

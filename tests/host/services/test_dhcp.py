@@ -45,6 +45,8 @@ def message(
     ciaddr: str = "0.0.0.0",
     identifier: bytes | None = None,
     flags: int = 0,
+    name: bytes | None = None,
+    fqdn: bytes | None = None,
 ) -> bytes:
     options = [(53, bytes((kind,)))]
     if wanted is not None:
@@ -53,6 +55,10 @@ def message(
         options.append((54, ip(server)))
     if identifier is not None:
         options.append((61, identifier))
+    if name is not None:
+        options.append((12, name))
+    if fqdn is not None:
+        options.append((81, fqdn))
     return bytes(
         dhcp.DHCP(
             op=1,
@@ -363,6 +369,82 @@ def test_search_list_is_compressed_bounded_and_skips_what_is_no_name() -> None:
     assert 0 < len(encode_search(many)) <= 240
 
 
+# Names of clients
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"name": b"web"}, "web"),
+        ({"name": b"Web-1.lan"}, "web-1"),
+        ({"name": b"9"}, "9"),
+        ({"name": b"x" * 63}, "x" * 63),
+        ({"fqdn": b"\0\0\0web.lan"}, "web"),
+        ({"fqdn": b"\x04\0\0\3Web\3lan\0"}, "web"),
+        ({"fqdn": b"\x05\xff\xff\3web"}, "web"),
+        ({"name": b"web", "fqdn": b"\0\0\0other"}, "web"),
+        ({"name": b"", "fqdn": b"\0\0\0other"}, "other"),
+        ({}, ""),
+        ({"name": b""}, ""),
+        ({"name": b"."}, ""),
+        ({"name": b"a b"}, ""),
+        ({"name": b"_gateway"}, ""),
+        ({"name": b"-a"}, ""),
+        ({"name": b"a-"}, ""),
+        ({"name": b"a\n"}, ""),
+        ({"name": b"\xff\xfe"}, ""),
+        ({"name": "ä".encode()}, ""),
+        ({"name": b"x" * 64}, ""),
+        ({"name": b"LocalHost"}, ""),
+        ({"name": b"wpad"}, ""),
+        ({"name": b"isatap.lan"}, ""),
+        ({"fqdn": b""}, ""),
+        ({"fqdn": b"\x04"}, ""),
+        ({"fqdn": b"\x04\0\0"}, ""),
+        ({"fqdn": b"\x04\0\0\0"}, ""),
+        ({"fqdn": b"\x04\0\0\x3fweb"}, "web"),
+    ],
+)
+def test_what_a_client_calls_itself(client: Client, options: dict[str, bytes], name: str) -> None:
+    address = IPv4Address(client.lease(**options))
+    server = client.server
+    assert server.name_of(address, now=0.0) == name
+    assert server.address_of(name, now=0.0) == (address if name else None)
+
+
+def test_a_name_is_that_of_a_lease_in_force(client: Client) -> None:
+    server, first = client.server, IPv4Address(FIRST)
+    assert client.ask(DISCOVER, name=b"web")
+    assert server.address_of("web", now=0.0) is None
+    client.lease(name=b"web")
+    assert server.address_of("web", now=LEASE_TIME - 1.0) == first
+    assert server.address_of("web", now=LEASE_TIME) is None
+    assert server.name_of(first, now=LEASE_TIME) == ""
+    client.now = 100.0
+    client.send(message(REQUEST, ciaddr=FIRST, name=b"db"))
+    assert server.address_of("web", now=100.0) is None
+    assert server.address_of("db", now=100.0) == first
+    client.send(message(RELEASE, ciaddr=FIRST, server=GATEWAY))
+    assert server.address_of("db", now=100.0) is None
+
+
+def test_who_has_a_name_keeps_it(client: Client) -> None:
+    server = client.server
+    first, second = (IPv4Address(client.lease(number, name=b"web")) for number in (1, 2))
+    assert server.address_of("web", now=0.0) == first
+    assert server.name_of(second, now=0.0) == ""
+    client.now = 1000.0
+    for number, address in ((2, second), (1, first)):
+        client.send(message(REQUEST, number, ciaddr=str(address), name=b"web"))
+    assert server.address_of("web", now=1000.0) == first
+    client.send(message(RELEASE, 1, ciaddr=str(first), server=GATEWAY))
+    assert server.address_of("web", now=1000.0) is None
+    client.send(message(REQUEST, 2, ciaddr=str(second), name=b"web"))
+    assert server.address_of("web", now=1000.0) == second
+    assert client.lease(1, name=b"web") == str(first)
+    assert server.address_of("web", now=1000.0) == second
+
+
 # Malformed input
 
 
@@ -377,7 +459,7 @@ def test_every_truncation_is_survived(client: Client) -> None:
 
 def test_random_bytes_are_survived(client: Client) -> None:
     rng = random.Random(4711)
-    valid = message(DISCOVER, wanted=FIRST, identifier=b"\xffid")
+    valid = message(DISCOVER, wanted=FIRST, identifier=b"\xffid", name=b"web", fqdn=b"\4\0\0\1a")
     for _ in range(3000):
         client.send(rng.randbytes(rng.randrange(600)))
         data = bytearray(valid)

@@ -11,11 +11,12 @@ import pytest
 import uvloop
 from dnslib import EDNS0, QTYPE, RCODE, RR, A, DNSRecord
 
-from gvproxy.config import configure
 from gvproxy.services.dns import DnsServer
 from gvproxy.services.resolvconf import ResolvConf
 from gvproxy.services.resolver import TIMEOUT, Resolver
 from tests.manual_loop import ManualLoop
+
+from .naming import make_names
 
 
 class Upstream:
@@ -58,7 +59,7 @@ class Bench:
     def make(self, **options: int) -> None:
         conf = ResolvConf(self.path, self.upstreams[0].port)
         self.resolver = Resolver(conf, self.loop.as_loop(), **options)  # type: ignore[arg-type]
-        self.server = DnsServer(configure().zones, self.resolver)
+        self.server = DnsServer(make_names(), self.resolver)
 
     def list_servers(self, count: int) -> None:
         lines = [f"nameserver 127.0.0.{number + 1}\n" for number in range(count)]
@@ -458,7 +459,7 @@ def test_in_a_real_loop(new_loop: Callable[[], asyncio.AbstractEventLoop], tmp_p
         path = tmp_path / "resolv.conf"
         path.write_text("nameserver 127.0.0.1\n")
         resolver = Resolver(ResolvConf(path, upstream.port), loop)
-        server = DnsServer((), resolver)
+        server = DnsServer(make_names(), resolver)
         done = [loop.create_future() for _ in range(count)]
         for ident, future in enumerate(done):
             query = question(f"n{ident}.example.com", ident=ident)

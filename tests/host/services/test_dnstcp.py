@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from dnslib import RCODE, RR, A, DNSRecord
 
-from gvproxy.config import configure
 from gvproxy.services import dnstcp
 from gvproxy.services.dns import DnsServer
 from gvproxy.services.dnstcp import DnsTcp
+
+from .naming import make_names
 
 Answerer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -36,7 +37,7 @@ def run(path: Path, scenario: Callable[[Client], Awaitable[None]], *answerers: A
 
     async def live() -> None:
         outside = [await asyncio.start_server(one, "127.0.0.1", 0) for one in answerers]
-        server = DnsServer(configure().zones, None)  # type: ignore[arg-type]
+        server = DnsServer(make_names(), None)  # type: ignore[arg-type]
         addresses = tuple(one.sockets[0].getsockname() for one in outside)
         server.servers = lambda *, now: addresses  # type: ignore[method-assign]
         tcp = DnsTcp(server)

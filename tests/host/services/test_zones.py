@@ -5,9 +5,11 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 from dnslib import EDNS0, QTYPE, RCODE, DNSQuestion, DNSRecord
 
-from gvproxy.config import Record, Zone, configure
+from gvproxy.config import Record, Zone
 from gvproxy.services import dnsmessage
 from gvproxy.services.zones import Zones
+
+from .naming import make_names
 
 DEEP = Zone(
     "Example.",
@@ -22,7 +24,7 @@ def ask(
     if edns:
         query.add_ar(EDNS0(udp_len=4096))
     message = bytes(query.pack())
-    reply = (zones or Zones(configure().zones)).answer(dnsmessage.parse(message))
+    reply = make_names(zones).answer(dnsmessage.parse(message), 0.0)
     if reply is None:
         return None
     end = 12 + len(name.rstrip(".")) + 2 + 4
