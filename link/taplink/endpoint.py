@@ -1,7 +1,10 @@
 """Where a link goes to: its URL, and the byte stream behind it.
 
-    vsock://CID:PORT/path   unix:///path   tcp://host:port/path
-    unixpacket:///path   unixgram:///path   stdio:///program      (parsed, not opened yet)
+    vsock://CID:PORT/path   unix:///path   tcp://host:port/path     (byte streams)
+    unixpacket:///path   unixgram:///path                           (packets, to be listened at)
+    stdio:///program                                                (parsed, not opened yet)
+
+`vsock://null:PORT/folder` is what hyperkit on macOS has for vsock: a unix socket in that folder.
 
 A URL that is refused, or that cannot be opened for a reason its user has to mend, is an
 `EndpointError` of one line which names the URL.  A peer that cannot be reached right now is an
@@ -17,11 +20,13 @@ import socket
 import stat
 from dataclasses import dataclass, field
 from enum import StrEnum
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from taplink.text import reason
 
 DEFAULT_REQUEST_PATH = "/connect"
+_HYPERKIT_CID = 2
+"""VMADDR_CID_HOST (linux/vm_sockets.h); hyperkit's sockets are called cid.port."""
 VMADDR_CID_ANY = 0xFFFFFFFF
 """linux/vm_sockets.h; as a number in a URL it means what an empty CID means."""
 MAX_UNIX_PATH = 107
@@ -55,7 +60,14 @@ class Scheme(StrEnum):
 
 
 _TRANSPORTS = (Scheme.VSOCK, Scheme.UNIX, Scheme.TCP)
-"""Those that can be opened."""
+"""Byte streams, which can be opened."""
+_UNIX_KINDS = {
+    Scheme.UNIX: socket.SOCK_STREAM,
+    Scheme.UNIXPACKET: getattr(socket, "SOCK_SEQPACKET", None),
+    Scheme.UNIXGRAM: socket.SOCK_DGRAM,
+}
+DATAGRAM_BUFFERS = 1024 * 1024, 4 * 1024 * 1024
+"""To send and to receive, of a socket for datagrams: those of Go's gvproxy for vfkit."""
 _ANY_PORT = {(Scheme.TCP, 0), (Scheme.VSOCK, 0xFFFFFFFF)}
 """What a listener asks for any free port by; vsock's is VMADDR_PORT_ANY (linux/vm_sockets.h)."""
 
@@ -88,10 +100,17 @@ def parse_peer(url: str) -> Endpoint:
     return endpoint
 
 
-def parse_listener(url: str) -> Endpoint:
-    """Read the URL of where to listen; raises EndpointError."""
+def parse_listener(url: str, *schemes: Scheme) -> Endpoint:
+    """Read the URL of where to listen, for byte streams unless others are named.
+
+    Raises EndpointError.
+    """
     endpoint = parse(url, _LISTENER)
-    _check_transport(endpoint, _LISTENER)
+    if not schemes:
+        _check_transport(endpoint, _LISTENER)
+    elif endpoint.scheme not in schemes:
+        wanted = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise EndpointError(f"{endpoint}: must be a {wanted} URL")
     return endpoint
 
 
@@ -130,7 +149,10 @@ def _parse_vsock(url: str, authority: str, path: str, example: str) -> Endpoint:
     if not separator:
         raise EndpointError(f"{url}: no port, such as {example}")
     if name == "null":
-        raise EndpointError(f"{url}: a hyperkit socket (macOS) is not supported yet")
+        number = _number(url, "port", port, 0xFFFFFFFF)
+        folder = _socket_path(url, path.rstrip("/"))
+        hyperkit = f"{folder}/{_HYPERKIT_CID:08x}.{number:08x}"
+        return Endpoint(Scheme.UNIX, path=_socket_path(url, quote(hyperkit)), url=url)
     cid = _number(url, "CID", name, 0xFFFFFFFF) if name else VMADDR_CID_ANY
     return Endpoint(
         Scheme.VSOCK,
@@ -276,20 +298,23 @@ async def _connect_socket(sock: socket.socket, address: object) -> socket.socket
 def listen(endpoint: Endpoint, backlog: int = 1024) -> socket.socket:
     """Open a non-blocking listening socket; raises EndpointError with the reason in one line.
 
-    A unix socket has mode 0600 from the moment it exists.  A socket file nobody answers on any
-    more is replaced; anything else at that path is left alone and refused.
+    One for datagrams listens by being there.  A unix socket has mode 0600 from the moment it
+    exists.  A socket file nobody answers on any more is replaced; anything else at that path is
+    left alone and refused.
     """
-    _check_transport(endpoint, _LISTENER)
     try:
         match endpoint.scheme:
-            case Scheme.UNIX:
+            case Scheme.UNIX | Scheme.UNIXPACKET | Scheme.UNIXGRAM:
                 sock = _bind_unix(endpoint)
             case Scheme.TCP:
                 sock = _bind_tcp(endpoint)
-            case _:
+            case Scheme.VSOCK:
                 cid = VMADDR_CID_ANY if endpoint.cid is None else endpoint.cid
                 sock = _bind(_vsock_socket(endpoint), (cid, endpoint.port))
-        sock.listen(backlog)
+            case Scheme.STDIO:
+                raise EndpointError(f"{endpoint}: nobody connects to a program")
+        if endpoint.scheme is not Scheme.UNIXGRAM:
+            sock.listen(backlog)
     except OSError as error:
         raise EndpointError(f"{endpoint}: {reason(error)}") from error
     sock.setblocking(False)
@@ -297,9 +322,13 @@ def listen(endpoint: Endpoint, backlog: int = 1024) -> socket.socket:
 
 
 def _bind_unix(endpoint: Endpoint) -> socket.socket:
-    _remove_stale(endpoint)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    _set_unix_buffers(sock)
+    kind = _UNIX_KINDS[endpoint.scheme]
+    if kind is None:
+        raise EndpointError(f"{endpoint}: this system has no such sockets")
+    _remove_stale(endpoint, kind)
+    sock = socket.socket(socket.AF_UNIX, kind)
+    buffers = DATAGRAM_BUFFERS if endpoint.scheme is Scheme.UNIXGRAM else (UNIX_BUFFER,) * 2
+    _set_unix_buffers(sock, *buffers)
     mask = os.umask(0o177)
     try:
         return _bind(sock, endpoint.path)
@@ -307,7 +336,7 @@ def _bind_unix(endpoint: Endpoint) -> socket.socket:
         os.umask(mask)
 
 
-def _remove_stale(endpoint: Endpoint) -> None:
+def _remove_stale(endpoint: Endpoint, kind: socket.SocketKind) -> None:
     """Remove what a killed listener left at the path; raises EndpointError for anything else."""
     try:
         mode = os.lstat(endpoint.path).st_mode
@@ -315,11 +344,13 @@ def _remove_stale(endpoint: Endpoint) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise EndpointError(f"{endpoint}: the file exists and is not a socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.setblocking(False)
         status = probe.connect_ex(endpoint.path)
     if status != errno.ECONNREFUSED:
-        why = "somebody listens there" if status in (0, errno.EAGAIN) else os.strerror(status)
+        # EPROTOTYPE: one of another kind does; EPERM: one that is connected.
+        there = status in (0, errno.EAGAIN, errno.EPROTOTYPE, errno.EPERM)
+        why = "somebody listens there" if there else os.strerror(status)
         raise EndpointError(f"{endpoint}: the socket exists: {why}")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(endpoint.path)
@@ -365,14 +396,16 @@ def set_no_delay(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _set_unix_buffers(sock: socket.socket) -> None:
+def _set_unix_buffers(
+    sock: socket.socket, send: int = UNIX_BUFFER, receive: int = UNIX_BUFFER
+) -> None:
     """Raise both buffers: past net.core.{w,r}mem_max for root, up to it for others."""
-    for forced, option in _BUFFER_OPTIONS:
+    for (forced, option), size in zip(_BUFFER_OPTIONS, (send, receive), strict=True):
         try:
-            sock.setsockopt(socket.SOL_SOCKET, forced, UNIX_BUFFER)
+            sock.setsockopt(socket.SOL_SOCKET, forced, size)
         except OSError:
             with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, option, UNIX_BUFFER)
+                sock.setsockopt(socket.SOL_SOCKET, option, size)
 
 
 def _vsock_socket(endpoint: Endpoint) -> socket.socket:

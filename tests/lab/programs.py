@@ -122,14 +122,15 @@ class Agent:
         show = ["ip", "-oneline", "-4", "address", "show", "dev", self.iface]
         addresses = self.namespace.try_run(*show).stdout.split()
         routes = self.namespace.run("ip", "-4", "route", "show").splitlines()
-        words = self.namespace.run("cat", "/etc/resolv.conf").split()
+        text = self.namespace.run("cat", "/etc/resolv.conf")
+        words = text.split()
         resolvers = [after for word, after in itertools.pairwise(words) if word == "nameserver"]
         if "inet" not in addresses:
             raise NotYetError(f"{self.iface} has no address")
         if not any(route.startswith("default ") for route in routes):
             raise NotYetError("no default route")
-        if not resolvers:
-            raise NotYetError("no resolver")
+        if not resolvers or "vsock-tap" not in text:
+            raise NotYetError("no resolver of an agent's")
         address = addresses[addresses.index("inet") + 1]
         return Settings(address, tuple(map(str.strip, routes)), tuple(resolvers))
 

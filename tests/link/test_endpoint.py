@@ -73,7 +73,10 @@ def test_parse(url: str, endpoint: Endpoint) -> None:
         "vsock://2:4294967296",
         "vsock://4294967296:1",
         "vsock://host:1024",
-        "vsock://null:1024/dir",
+        "vsock://null:1024",
+        "vsock://null:1024/",
+        "vsock://null:x/dir",
+        "vsock://null:1024/" + "a" * (MAX_UNIX_PATH - 18),
         "vsock://2:1024/ä",
         "vsock://2:1024/connect?x=1",
         "vsock://2:1024/connect#x",
@@ -248,7 +251,7 @@ def test_connect_takes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("url", ["unixpacket:///a", "unixgram:///a", "stdio:///a"])
-def test_other_transports_are_not_there_yet(url: str) -> None:
+def test_what_is_no_byte_stream(url: str) -> None:
     said = f"{url}: .* is not supported yet; .*{{}}, unix:///.* or tcp://"
     with pytest.raises(EndpointError, match=said.format("vsock://2:1024")):
         parse_peer(url)
@@ -256,8 +259,78 @@ def test_other_transports_are_not_there_yet(url: str) -> None:
         parse_listener(url)
     with pytest.raises(EndpointError, match=said.format("vsock://2:1024")):
         asyncio.run(connect(parse(url), 5))
-    with pytest.raises(EndpointError, match=said.format("vsock://:1024")):
+
+
+def test_nobody_connects_to_a_program() -> None:
+    with pytest.raises(EndpointError, match="stdio:///a: nobody connects to a program"):
+        listen(parse("stdio:///a"))
+
+
+def test_other_kinds_of_listeners() -> None:
+    kinds = Scheme.UNIXPACKET, Scheme.UNIX
+    assert parse_listener("unixpacket:///a", *kinds).scheme is Scheme.UNIXPACKET
+    with pytest.raises(EndpointError, match=r"^tcp://a:1: must be a unixpacket:// or unix:// URL$"):
+        parse_listener("tcp://a:1", *kinds)
+
+
+def test_packets_keep_their_bounds(tmp_path: Path) -> None:
+    with (
+        listen(parse(f"unixpacket://{tmp_path}/s")) as listener,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as near,
+    ):
+        near.connect(f"{tmp_path}/s")
+        with listener.accept()[0] as far:
+            near.send(b"one")
+            near.send(b"two")
+            assert (far.recv(10), far.recv(10)) == (b"one", b"two")
+    assert (tmp_path / "s").stat().st_mode & 0o777 == 0o600
+
+
+def test_datagrams_have_the_buffers_of_vfkit(tmp_path: Path) -> None:
+    with (
+        listen(parse(f"unixgram://{tmp_path}/s")) as listener,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as near,
+    ):
+        near.bind(f"{tmp_path}/n")
+        near.connect(f"{tmp_path}/s")
+        near.send(b"frame")
+        assert listener.recvfrom(10) == (b"frame", f"{tmp_path}/n")
+        for option, size in zip(
+            (socket.SO_SNDBUF, socket.SO_RCVBUF), module.DATAGRAM_BUFFERS, strict=True
+        ):
+            limit = "wmem" if option == socket.SO_SNDBUF else "rmem"
+            allowed = int(Path(f"/proc/sys/net/core/{limit}_max").read_text())
+            assert listener.getsockopt(socket.SOL_SOCKET, option) >= 2 * min(size, allowed)
+
+
+@pytest.mark.parametrize("scheme", ["unix", "unixpacket", "unixgram"])
+def test_a_stale_socket_of_each_kind_is_replaced(tmp_path: Path, scheme: str) -> None:
+    url = f"{scheme}://{tmp_path}/s"
+    listen(parse(url)).close()
+    with listen(parse(url)), pytest.raises(EndpointError, match="somebody listens there"):
         listen(parse(url))
+
+
+@pytest.mark.parametrize("other", ["unix", "unixpacket", "unixgram"])
+@pytest.mark.parametrize("scheme", ["unix", "unixpacket", "unixgram"])
+def test_a_living_socket_of_another_kind_is_left_alone(
+    tmp_path: Path, scheme: str, other: str
+) -> None:
+    with (
+        listen(parse(f"{other}://{tmp_path}/s")),
+        pytest.raises(EndpointError, match="somebody listens there"),
+    ):
+        listen(parse(f"{scheme}://{tmp_path}/s"))
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_hyperkit_has_a_unix_socket_in_a_folder(tmp_path: Path, slash: str) -> None:
+    url = f"vsock://null:1024{tmp_path}{slash}"
+    endpoint = parse_listener(url)
+    assert (endpoint.scheme, endpoint.path) == (Scheme.UNIX, f"{tmp_path}/00000002.00000400")
+    assert str(endpoint) == url
+    with listen(endpoint), socket.socket(socket.AF_UNIX) as guest:
+        guest.connect(f"{tmp_path}/00000002.00000400")
 
 
 @pytest.mark.parametrize("url", ["foo", "vsock://foo"])
