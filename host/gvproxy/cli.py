@@ -4,16 +4,16 @@ The flags are those of Go's gvproxy, in whose place the command stands; `taplink
 they are written.
 """
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from gvproxy import config as settings
-from gvproxy.config import Config, ConfigError, SshForward, configure
-from gvproxy.errors import GvproxyError
+from gvproxy import listening
+from gvproxy.config import Config, SshForward, configure
+from gvproxy.errors import ConfigError, GvproxyError
 from taplink import flags
 from taplink.text import reason
 
@@ -21,14 +21,6 @@ log = logging.getLogger(__name__)
 
 PROGRAM = "gvproxy"
 _LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-
-_NOT_SUPPORTED_YET = (
-    "listen-qemu",
-    "listen-vpnkit",
-    "listen-bess",
-    "listen-stdio",
-    "listen-vfkit",
-)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -98,24 +90,10 @@ def set_up_logging(level: int, log_file: Path | None) -> None:
     logging.basicConfig(level=level, format=_LOG_FORMAT, handlers=[handler], force=True)
 
 
-class _NotSupportedYet(argparse.Action):
-    """Refuses a flag that Go's gvproxy knows and this version does not."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: object,
-        option_string: str | None = None,
-    ) -> NoReturn:
-        parser.error(f"-{self.dest} is not supported yet")
-
-
 def _parser() -> flags.Parser:
     parser = flags.Parser(
         PROGRAM,
         "A network for virtual machines, without privileges on the host.",
-        epilog="Not supported yet: " + ", ".join(f"-{name}" for name in _NOT_SUPPORTED_YET),
         only_given=True,
     )
     add = parser.add_argument
@@ -131,13 +109,21 @@ def _parser() -> flags.Parser:
         action="append",
         metavar="URL",
         help="take guests and API calls at vsock://[CID]:PORT, unix:///PATH or tcp://HOST:PORT; "
-        f"may be given more than once (default {settings.DEFAULT_LISTEN})",
+        f"may be given more than once (default {listening.DEFAULT_LISTEN}, if no other is given)",
     )
     add(
         "--services",
         metavar="URL",
         help="take API calls there as well, and no guests",
     )
+    for name, url, what in (
+        ("qemu", "URL", "QEMU's -netdev stream or socket at unix:///PATH or tcp://HOST:PORT"),
+        ("vpnkit", "URL", "hyperkit's vpnkit protocol at unix:///PATH"),
+        ("bess", "URL", "BESS at unixpacket:///PATH"),
+        ("vfkit", "URL", "vfkit at unixgram:///PATH"),
+        ("stdio", "TEXT", "a guest at standard input and output, whatever TEXT is"),
+    ):
+        add(f"--listen-{name}", metavar=url, help=f"take {what}")
     add(
         "--mtu",
         type=flags.integer,
@@ -199,6 +185,4 @@ def _parser() -> flags.Parser:
         dest="ec2_metadata",
     )
     parser.add_switch("--debug", "log in detail")
-    for name in _NOT_SUPPORTED_YET:
-        add(f"--{name}", dest=name, nargs="?", action=_NotSupportedYet, help=argparse.SUPPRESS)
     return parser

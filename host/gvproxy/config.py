@@ -14,11 +14,11 @@ from math import inf
 from pathlib import Path
 from urllib.parse import quote
 
-from gvproxy.errors import GvproxyError
-from taplink import endpoint
+from gvproxy import listening
+from gvproxy.errors import ConfigError
+from gvproxy.listening import Dialect, Interface
 from taplink.endpoint import Endpoint
 
-DEFAULT_LISTEN = "vsock://:1024"
 DEFAULT_MTU = 1500
 MIN_MTU = 576
 """What every IPv4 host must take in one piece (RFC 791 §3.1)."""
@@ -30,6 +30,7 @@ NO_SSH_PORT = -1
 DEFAULT_SUBNET = "192.168.127.0/24"
 GATEWAY_MAC = bytes.fromhex("5a94efe40cdd")
 DEVICE_MAC = bytes.fromhex("5a94efe40cee")
+VPNKIT_MACS = {"c3d68012-0208-11ea-9fd7-f2189899ab08": DEVICE_MAC}
 LOOPBACK = IPv4Address("127.0.0.1")
 DEVICE_SSH_PORT = 22
 BUILT_IN_ZONES = ("containers.internal.", "docker.internal.")
@@ -58,10 +59,6 @@ DEFAULT_LOG_LEVEL = "info"
 _MAX_SECONDS = 30 * 86400
 
 _MIN_PREFIX, _MAX_PREFIX = 8, 29  # a /29 is the smallest with room for three addresses and a guest
-
-
-class ConfigError(GvproxyError, ValueError):
-    """A setting cannot be used; the text names its flag and says what it has to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +113,9 @@ class SshForward:
 class Config:
     """All settings of a daemon; made by `configure`.
 
-    `listen` takes guests and API calls, `services` only the latter.  `notification` is the socket
-    of whoever wants to hear of guests.
+    `listen` takes guests and API calls, `services` only the latter, `interfaces` only guests, and
+    with `stdio` the program's own standard input and output are one.  `notification` is the socket
+    of whoever wants to hear of guests.  `vpnkit_macs` are addresses by the VM's UUID.
 
     `search_domains` is None where the host's resolv.conf decides.  `nat` maps addresses inside
     the virtual network to what is dialled for them outside.  `virtual_ips` answer ARP and ping as
@@ -126,6 +124,8 @@ class Config:
 
     listen: tuple[Endpoint, ...]
     services: tuple[Endpoint, ...]
+    interfaces: tuple[Interface, ...]
+    stdio: bool
     mtu: int
     ssh_port: int | None
     subnet: IPv4Network
@@ -145,6 +145,7 @@ class Config:
     nat: Mapping[IPv4Address, IPv4Address]
     virtual_ips: frozenset[IPv4Address]
     static_leases: Mapping[IPv4Address, bytes]
+    vpnkit_macs: Mapping[str, bytes]
     forwards: tuple[Forward, ...]
     connect_timeout: float
     keepalive: float
@@ -154,6 +155,11 @@ def configure(
     *,
     listen: Sequence[str] = (),
     services: str | None = None,
+    listen_qemu: str | None = None,
+    listen_vpnkit: str | None = None,
+    listen_bess: str | None = None,
+    listen_vfkit: str | None = None,
+    listen_stdio: str | None = None,
     mtu: int = DEFAULT_MTU,
     ssh_port: int | None = None,
     subnet: str = DEFAULT_SUBNET,
@@ -176,6 +182,7 @@ def configure(
     nat: Mapping[IPv4Address, IPv4Address] | None = None,
     virtual_ips: Collection[IPv4Address] | None = None,
     static_leases: Mapping[IPv4Address, bytes] | None = None,
+    vpnkit_macs: Mapping[str, bytes] | None = None,
     forwards: Sequence[Forward] = (),
     ssh_forwards: Sequence[SshForward] = (),
 ) -> Config:
@@ -206,10 +213,18 @@ def configure(
             raise ConfigError(f"gatewayVirtualIPs {address} is no free address of {network}")
     leases = {device: DEVICE_MAC} if static_leases is None else static_leases
     _check_leases(leases, network, virtual | {gateway, host})
-    where = _endpoints("-listen", listen or (DEFAULT_LISTEN,))
+    dialects = {
+        Dialect.QEMU: listen_qemu,
+        Dialect.VPNKIT: listen_vpnkit,
+        Dialect.BESS: listen_bess,
+        Dialect.VFKIT: listen_vfkit,
+    }
+    where = listening.read(listen, services, dialects, stdio=bool(listen_stdio))
     return Config(
-        listen=where,
-        services=_endpoints("-services", (services,) if services else (), where),
+        listen=where.listen,
+        services=where.services,
+        interfaces=where.interfaces,
+        stdio=bool(listen_stdio),
         mtu=mtu,
         ssh_port=None if ssh_port == NO_SSH_PORT else ssh_port,
         subnet=network,
@@ -222,13 +237,14 @@ def configure(
         log_file=Path(log_file) if log_file else None,
         pid_file=Path(pid_file) if pid_file else None,
         pcap=Path(pcap) if pcap else None,
-        notification=_notification(notification) if notification else None,
+        notification=listening.read_notification(notification) if notification else None,
         ec2_metadata=ec2_metadata,
         zones=PROFILES[profile](gateway, device, host) if zones is None else tuple(zones),
         search_domains=None if search_domains is None else tuple(search_domains),
         nat={host: LOOPBACK} if nat is None else nat,
         virtual_ips=virtual,
         static_leases=leases,
+        vpnkit_macs=VPNKIT_MACS if vpnkit_macs is None else vpnkit_macs,
         forwards=(
             *_ssh_port_forward(ssh_port, device),
             *forwards,
@@ -294,30 +310,6 @@ def _crc(gateway: IPv4Address, device: IPv4Address, host: IPv4Address) -> tuple[
 
 PROFILES = {DEFAULT_PROFILE: _containers, "crc": _crc}
 """The sets of built-in names."""
-
-
-def _endpoints(
-    flag: str, urls: Sequence[str], others: tuple[Endpoint, ...] = ()
-) -> tuple[Endpoint, ...]:
-    """Read the URLs of listeners, each of which is one besides `others`."""
-    endpoints: tuple[Endpoint, ...] = ()
-    for url in urls:
-        try:
-            one = endpoint.parse_listener(url)
-        except endpoint.EndpointError as error:
-            raise ConfigError(f"{flag}: {error}") from error
-        if one in others or one in endpoints:
-            raise ConfigError(f"{flag}: {one} is given twice")
-        endpoints += (one,)
-    return endpoints
-
-
-def _notification(text: str) -> Path:
-    """Read the path of a unix socket, as such or as a URL."""
-    path = text.removeprefix("unix://")
-    if "://" in path or "\0" in path or not path:
-        raise ConfigError(f"-notification must be the path of a unix socket, not {text!r}")
-    return Path(path)
 
 
 def _subnet(text: str) -> IPv4Network:

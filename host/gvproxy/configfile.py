@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from gvproxy.config import ConfigError, Forward, Record, SshForward, Zone
+from gvproxy.config import Forward, Record, SshForward, Zone
+from gvproxy.errors import ConfigError
 from taplink.text import one_line, reason
 
 T = TypeVar("T")
@@ -200,9 +201,8 @@ def _virtual_ips(value: _Value) -> list[IPv4Address]:
     return [one.ipv4() for one in value.items()]
 
 
-def _not_yet(value: _Value) -> None:
-    if value.node.value:
-        raise value.error("is not supported yet")
+def _macs_by_uuid(value: _Value) -> dict[str, bytes]:
+    return {uuid.lower(): mac.mac() for uuid, mac in value.pairs(_Value.text).items()}
 
 
 _Read = Callable[[_Value], object]
@@ -223,7 +223,7 @@ _STACK: Mapping[str, tuple[str, str, _Read]] = {
     "nat": ("nat", "", _nat),
     "gatewayVirtualIPs": ("virtual_ips", "gatewayVirtualIPs", _virtual_ips),
     "dhcpStaticLeases": ("static_leases", "dhcpStaticLeases", _static_leases),
-    "vpnKitUUIDMacAddresses": ("", "", _not_yet),
+    "vpnKitUUIDMacAddresses": ("vpnkit_macs", "", _macs_by_uuid),
     "ec2MetadataAccess": ("ec2_metadata", "-ec2-metadata-access", _Value.boolean),
 }
 _TOP: Mapping[str, tuple[str, str, _Read]] = {
@@ -237,9 +237,10 @@ _TOP: Mapping[str, tuple[str, str, _Read]] = {
     "ec2-metadata-access": ("ec2_metadata", "-ec2-metadata-access", _Value.boolean),
     "forwards": ("ssh_forwards", "-forward-dest", _ssh_forwards),
 }
-_INTERFACES: Mapping[str, tuple[str, str, _Read]] = dict.fromkeys(
-    ("vpnkit", "qemu", "bess", "stdio", "vfkit"), ("", "", _not_yet)
-)
+_INTERFACES: Mapping[str, tuple[str, str, _Read]] = {
+    name: (f"listen_{name}", f"-listen-{name}", _Value.text)
+    for name in ("vpnkit", "qemu", "bess", "stdio", "vfkit")
+}
 
 
 def load(path: Path) -> Settings:

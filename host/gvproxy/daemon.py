@@ -27,9 +27,12 @@ from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.echo import EchoFlows
 from gvproxy.flows.tcp import TcpFlows
 from gvproxy.flows.udp import MAX_MAPPINGS, UdpFlows
-from gvproxy.ports.capture import Capture, CapturedPort
+from gvproxy.ports.capture import Capture
+from gvproxy.ports.guestport import GuestPort
+from gvproxy.ports.guests import Guests
+from gvproxy.ports.interfaces import Interfaces
+from gvproxy.ports.pipes import Pipes
 from gvproxy.ports.reception import Reception
-from gvproxy.ports.stream import PortCounters, StreamPort
 from gvproxy.process import descriptor_limit, pid_file, raise_descriptor_limit, resident_bytes
 from gvproxy.services import dns, dnstcp
 from gvproxy.services.dhcp import DhcpServer
@@ -51,12 +54,12 @@ from gvproxy.tcp.states import ESTABLISHED
 from gvproxy.virtual import VirtualNetwork
 from gvproxy.wire import ethernet
 from taplink import endpoint, upgrade
-from taplink.endpoint import Endpoint, EndpointError, Scheme
+from taplink.endpoint import Endpoint, EndpointError
 from taplink.framing import HYPERKIT, TAPLINK, Framing
 from taplink.notify import notifier
 from taplink.text import reason
 from taplink.upgrade import Request
-from taplink.vnet import Offload, format_offload
+from taplink.vnet import Offload
 
 log = logging.getLogger(__name__)
 
@@ -95,22 +98,22 @@ def _loop_factory() -> Callable[[], AbstractEventLoop]:
 
 async def _serve(config: Config) -> int:
     loop = asyncio.get_running_loop()
-    stop: asyncio.Future[signal.Signals] = loop.create_future()
+    stop: asyncio.Future[str] = loop.create_future()
 
-    def caught(number: signal.Signals) -> None:
+    def end(why: str) -> None:
         if not stop.done():
-            stop.set_result(number)
+            stop.set_result(why)
 
     for number in _END_SIGNALS:
-        loop.add_signal_handler(number, caught, number)
+        loop.add_signal_handler(number, end, number.name)
     notify = notifier()
     daemon = Daemon(config, loop)
+    daemon.deserted = lambda: end("its only guest has gone")
     try:
         await daemon.start()
         log.info("gvproxy %s is ready", version("vsock-tap"))
         notify("READY=1")
-        number = await stop
-        log.info("ending (%s)", number.name)
+        log.info("ending (%s)", await stop)
         notify("STOPPING=1")
     finally:
         await daemon.close()
@@ -170,20 +173,24 @@ class Daemon:
         posts = {"/connect": self._take_link, "/tunnel": self._take_tunnel}
         self._reception = Reception(loop, posts, self._take_http)
         self._desk = Reception(loop, {"/tunnel": self._take_tunnel}, self._take_http)
-        self._capture: Capture | None = None
+        self.deserted: Callable[[], None] = lambda: None
+        """Called when nobody is there any more, and nobody can come."""
+        self._stdio: GuestPort | None = None
+        self._guests = Guests(self.stack, loop, self._guest_left)
+        self._interfaces = Interfaces(loop, self._guests, config.mtu, config.vpnkit_macs)
         self._notifications = Notifications(config.notification) if config.notification else None
         self._presence = Presence(self._notify)
         self.stack.switch.appeared = self._presence.appeared
         self._http = make_runner(make_app(self))
         self._guest_http = make_runner(make_guest_app(self.forwarder))
         self._adopting: set[asyncio.Task[None]] = set()
-        self._departed = PortCounters()
         self._sockets: list[Path] = []
 
     async def start(self) -> None:
         """Listen and publish as configured; raises StartError, and `close` cleans up."""
+        pipes = Pipes() if self._config.stdio else None
         if self._config.pcap is not None:
-            self._capture = Capture(self._config.pcap, self._loop)
+            self._guests.capture = Capture(self._config.pcap, self._loop)
         await self._http.setup()
         await self._guest_http.setup()
         assert self._guest_http.server is not None
@@ -198,6 +205,10 @@ class Daemon:
             self._listen("-listen", where, self._reception)
         for where in self._config.services:
             self._listen("-services", where, self._desk)
+        for interface in self._config.interfaces:
+            self._interfaces.open(interface)
+            if interface.endpoint.path:
+                self._sockets.append(Path(interface.endpoint.path))
         for forward in self._config.forwards:
             try:
                 await self.forwarder.expose(forward.local, forward.remote, forward.protocol)
@@ -205,13 +216,15 @@ class Daemon:
                 hint = f" ({forward.hint})" if forward.hint else ""
                 raise StartError(f"{error}{hint}") from error
         self._notify(Event.READY)
+        if pipes is not None:
+            self._stdio = self._guests.attach_stream(pipes)
 
     def _listen(self, flag: str, where: Endpoint, reception: Reception) -> None:
         try:
             sock = endpoint.listen(where)
         except EndpointError as error:
             raise StartError(f"{flag}: {error}") from error
-        if where.scheme is Scheme.UNIX:
+        if where.path:
             self._sockets.append(Path(where.path))
         reception.listen(sock)
         log.info("listening at %s", where)
@@ -233,15 +246,15 @@ class Daemon:
         self.network.close()
         await self._dns_tcp.close()
         await asyncio.sleep(0)  # the loop's turn in which the resets leave
-        for port in self._ports():
-            port.close("the daemon ends")
+        self._interfaces.close()
+        self._guests.close()
         self._udp.close()
         self._echo.close()
         self._resolver.close()
         if self._alarm is not None:
             self._alarm.cancel()
-        if self._capture is not None:
-            self._capture.close()
+        if self._guests.capture is not None:
+            self._guests.capture.close()
         await self._http.cleanup()
         await self._guest_http.cleanup()
         if self._notifications is not None:
@@ -290,19 +303,13 @@ class Daemon:
         The socket is the daemon's from then on, and closed when the guest has gone.  Frames come
         from the first byte on, without a handshake; `rest` has been read of them already.
         """
-        arguments = sock, framing, offload, self.stack, self._loop, self._link_closed
-        if self._capture is None:
-            port = StreamPort(*arguments)
-        else:
-            port = CapturedPort(self._capture, *arguments)
-        port.start(rest)
-        names = format_offload(offload) or "no offloads"
-        log.info("guest %d has come (%s, %s)", port.number, framing.name, names)
+        self._guests.attach_stream(sock, framing, offload, rest)
 
-    def _link_closed(self, port: StreamPort, why: str) -> None:
-        log.info("guest %d has gone: %s", port.number, why)
-        self._departed.add(port.counters)
+    def _guest_left(self, port: GuestPort) -> None:
         self._presence.closed(port)
+        config = self._config
+        if port is self._stdio and not (config.listen or config.interfaces):
+            self.deserted()
 
     def _take_tunnel(self, sock: socket.socket, request: Request) -> None:
         if not _sent_away(sock):
@@ -319,14 +326,8 @@ class Daemon:
 
     # What the API shows (gvproxy.api.app.Backend)
 
-    def _ports(self) -> list[StreamPort]:
-        return [port for port in self.stack.switch.ports.values() if isinstance(port, StreamPort)]
-
     def stats(self) -> Tree:
-        counters = PortCounters()
-        counters.add(self._departed)
-        for port in self._ports():
-            counters.add(port.counters)
+        counters = self._guests.counters()
         connections = self.stack.connections
         totals = Totals(
             bytes_sent=counters.bytes_out,

@@ -9,6 +9,10 @@ class GvproxyError(Exception):
     """What cannot be done as asked; the text says why, in one line."""
 
 
+class ConfigError(GvproxyError, ValueError):
+    """A setting cannot be used; the text names its flag and says what it has to be."""
+
+
 class StartError(GvproxyError):
     """The daemon cannot start: a busy port, a missing folder, a file that cannot be written."""
 

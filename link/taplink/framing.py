@@ -6,9 +6,9 @@ the kernel has, and the views it hands out point into it.  Writing needs no clas
 `framing.length.pack(n)`, and how frames are gathered for one `sendmsg` is each side's own affair.
 """
 
-import socket
 from dataclasses import dataclass
 from struct import Struct
+from typing import Protocol
 
 from taplink import vnet
 
@@ -40,6 +40,13 @@ QEMU = Framing("qemu", Struct(">I"), 0, MAX_FRAME)
 TAPLINK = Framing("taplink/1", Struct(">I"), vnet.SIZE, vnet.SIZE + MAX_FRAME)
 
 
+class Source(Protocol):
+    """What frames are read from: a socket, or what acts as one."""
+
+    def recv_into(self, buffer: memoryview, /) -> int:
+        """Fill the buffer as far as there is something; 0 at the end.  Raises OSError."""
+
+
 class FrameReader:
     """Takes bytes from a link and hands out the frames that are complete.
 
@@ -56,7 +63,7 @@ class FrameReader:
         self._start = 0  # of the first frame that is not complete yet
         self._end = 0  # of the bytes received
 
-    def receive(self, sock: socket.socket) -> list[memoryview]:
+    def receive(self, sock: Source) -> list[memoryview]:
         """Read once from `sock` and return the complete frames, which may be none.
 
         Raises EOFError when the peer has closed, LinkError on an impossible length, OSError

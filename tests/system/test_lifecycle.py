@@ -1,21 +1,17 @@
 """The two programs as their users start, lose and end them."""
 
 import socket
-import struct
 from pathlib import Path
 
 import dpkt
 import pytest
-from dpkt import dhcp
 
+from tests.lab import dialects, frames
 from tests.lab.network import World, make_guest
-from tests.lab.programs import DEVICE, GATEWAY, GVPROXY, HOST, VSOCK_TAP, Agent, Gvproxy
+from tests.lab.programs import GATEWAY, GVPROXY, HOST, VSOCK_TAP, Agent, Gvproxy
 from tests.lab.wait import NotYetError, until
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
-
-MAC = bytes.fromhex("5a94efe40cee")
-GATEWAY_MAC = bytes.fromhex("5a94efe40cdd")
 
 
 def test_a_guest_outlives_the_daemon(world: World) -> None:
@@ -108,7 +104,14 @@ def test_the_daemon_ends_with_guests_attached(world: World) -> None:
         (GVPROXY, ["-mtu", "12"], "mtu"),
         (GVPROXY, ["-no-such-flag"], "no-such-flag"),
         (GVPROXY, ["-listen", "tcp://127.0.0.1:0", "-pid-file", "/nowhere/pid"], "/nowhere/pid"),
-        (GVPROXY, ["-listen-qemu", "unix:///tmp/q"], "not supported yet"),
+        (
+            GVPROXY,
+            ["-listen-qemu", "unix:///nowhere/q"],
+            "-listen-qemu: unix:///nowhere/q: No such",
+        ),
+        (GVPROXY, ["-listen-bess", "unixpacket:///etc/passwd"], "exists and is not a socket"),
+        (GVPROXY, ["-listen-vfkit", "unixgram:///etc/passwd"], "exists and is not a socket"),
+        (GVPROXY, ["-listen-stdio", "accept"], "standard input and output must be pipes"),
         (VSOCK_TAP, ["-url", "nonsense"], "nonsense"),
         (VSOCK_TAP, ["-url", "unix:///x", "-mac", "5a"], "5a"),
         (VSOCK_TAP, ["-no-such-flag"], "no-such-flag"),
@@ -133,104 +136,12 @@ def test_a_busy_published_port_is_one_line_and_status_1(world: World) -> None:
     assert not (world.folder / "busy.sock").exists()
 
 
-class OldClient:
-    """A gvforwarder of sorts: hyperkit frames on a unix socket, built and read with dpkt."""
-
-    def __init__(self, path: Path, first: bytes) -> None:
-        self._sock = socket.socket(socket.AF_UNIX)
-        self._sock.settimeout(10)
-        self._sock.connect(str(path))
-        self._received = b""
-        head = b"POST /connect HTTP/1.1\r\nHost: gvproxy\r\n\r\n"
-        self._sock.sendall(head + struct.pack("<H", len(first)) + first)
-
-    def send(self, frame: bytes) -> None:
-        self._sock.sendall(struct.pack("<H", len(frame)) + frame)
-
-    def receive(self) -> dpkt.ethernet.Ethernet:
-        """Return the next frame that is not ARP."""
-        while True:
-            while len(self._received) < 2 or len(self._received) < 2 + self._length:
-                self._received += self._sock.recv(65536)
-            end = 2 + self._length
-            frame, self._received = self._received[2:end], self._received[end:]
-            ethernet = dpkt.ethernet.Ethernet(frame)
-            if ethernet.type == dpkt.ethernet.ETH_TYPE_IP:
-                return ethernet
-
-    @property
-    def _length(self) -> int:
-        length: int = struct.unpack_from("<H", self._received)[0]
-        return length
-
-    def close(self) -> None:
-        self._sock.close()
-
-
-def dhcp_frame(kind: int, *options: tuple[int, bytes]) -> bytes:
-    """Return a broadcast of a client that has no address yet."""
-    message = dhcp.DHCP(chaddr=MAC, xid=7, opts=((dhcp.DHCP_OPT_MSGTYPE, bytes((kind,))), *options))
-    datagram = dpkt.udp.UDP(sport=68, dport=67, data=bytes(message))
-    datagram.ulen = len(datagram)
-    packet = dpkt.ip.IP(src=bytes(4), dst=b"\xff" * 4, p=dpkt.ip.IP_PROTO_UDP, data=datagram)
-    packet.len = len(packet)
-    return bytes(dpkt.ethernet.Ethernet(src=MAC, dst=b"\xff" * 6, data=bytes(packet)))
-
-
-def segment_frame(flags: int, seq: int, ack: int, port: int, data: bytes = b"") -> bytes:
-    """Return a segment from the client to the host's loopback."""
-    segment = dpkt.tcp.TCP(
-        sport=40000, dport=port, seq=seq, ack=ack, flags=flags, win=65535, data=data
-    )
-    packet = dpkt.ip.IP(
-        src=socket.inet_aton(DEVICE),
-        dst=socket.inet_aton(HOST),
-        p=dpkt.ip.IP_PROTO_TCP,
-        data=segment,
-    )
-    packet.len = len(packet)
-    return bytes(dpkt.ethernet.Ethernet(src=MAC, dst=GATEWAY_MAC, data=bytes(packet)))
-
-
-def test_an_old_client_gets_a_lease_and_exchanges_data(world: World) -> None:
-    gvproxy = Gvproxy(world.folder, world.host)
-    client = OldClient(gvproxy.path, dhcp_frame(dhcp.DHCPDISCOVER))
-    try:
-        offer = dhcp.DHCP(client.receive().data.data.data)
-        assert socket.inet_ntoa(struct.pack("!I", offer.yiaddr)) == DEVICE
-        wanted = (dhcp.DHCP_OPT_REQ_IP, socket.inet_aton(DEVICE))
-        server = (dhcp.DHCP_OPT_SERVER_ID, socket.inet_aton(GATEWAY))
-        client.send(dhcp_frame(dhcp.DHCPREQUEST, wanted, server))
-        ack = dhcp.DHCP(client.receive().data.data.data)
-        assert dict(ack.opts)[dhcp.DHCP_OPT_MSGTYPE] == bytes((dhcp.DHCPACK,))
-
-        syn, ack_flag, push = dpkt.tcp.TH_SYN, dpkt.tcp.TH_ACK, dpkt.tcp.TH_PUSH
-        with world.host.listen() as listener:
-            port = listener.getsockname()[1]
-            client.send(segment_frame(syn, 1000, 0, port))
-            answer = client.receive().data.data
-            assert answer.flags == syn | ack_flag
-            assert answer.ack == 1001
-            with listener.accept()[0] as peer:
-                peer.settimeout(10)
-                data = segment_frame(ack_flag | push, 1001, answer.seq + 1, port, b"hello")
-                client.send(data)
-                assert peer.recv(16) == b"hello"
-                peer.sendall(b"goodbye")
-                while not (answer := client.receive().data.data).data:
-                    pass
-                assert answer.data == b"goodbye"
-                assert answer.ack == 1006
-    finally:
-        client.close()
-    gvproxy.process.stop()
-
-
 def test_malformed_frames_are_counted_and_harm_nobody(world: World) -> None:
     gvproxy = Gvproxy(world.folder, world.host)
     with make_guest(world, gvproxy) as (guest, _):
-        client = OldClient(gvproxy.path, b"")
-        whole = segment_frame(dpkt.tcp.TH_SYN, 1, 0, 9).replace(MAC, b"\x02\0\0\0\0\x01")
+        client = dialects.connect(gvproxy.path)
+        mac = bytes.fromhex("020000000001")
+        whole = frames.segment(dpkt.tcp.TH_SYN, 1, 0, 9).replace(frames.MAC, mac)
         for length in range(len(whole)):
             client.send(whole[:length])
 

@@ -33,7 +33,7 @@ class Acceptor:
         self,
         loop: AbstractEventLoop,
         listener: socket.socket,
-        accepted: Callable[[socket.socket], None],
+        accepted: Callable[[socket.socket], object],
     ) -> None:
         self._loop = loop
         self._listener = listener

@@ -7,46 +7,50 @@ checksums their guest's kernel completes.
 import logging
 import time
 from asyncio import AbstractEventLoop, TimerHandle
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
 
 from dpkt import pcap
 
 from gvproxy.errors import StartError
+from gvproxy.ports.datagram import DatagramPort
+from gvproxy.ports.guestport import GuestPort
+from gvproxy.ports.packet import PacketPort
 from gvproxy.ports.stream import StreamPort
 from taplink.framing import MAX_FRAME
 from taplink.text import reason
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 FLUSH_INTERVAL = 1.0
 """Seconds until what was recorded is in the file."""
 
 
-class CapturedPort(StreamPort):
-    """A port whose frames are recorded on both of their ways."""
+class Captured(GuestPort):
+    """Stands before a class of ports, whose frames are recorded on both of their ways."""
 
-    def __init__(self, capture: "Capture", *arguments: Any) -> None:
-        """`arguments` are those of `StreamPort`."""
-        super().__init__(*arguments)
-        self._capture = capture
+    capture: "Capture"
 
     def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
-        self._capture.record(b"".join((header, payload)))
+        self.capture.record(b"".join((header, payload)))
         super().send(meta, header, payload)
 
-    def _take(self, read: Callable[[T], list[memoryview]], source: T) -> None:
-        def recorded(source: T) -> list[memoryview]:
-            frames = read(source)
-            for frame in frames:
-                self._capture.record(bytes(frame[self.offset :]))
-            return frames
+    def received(self, frames: list[memoryview]) -> None:
+        for frame in frames:
+            self.capture.record(bytes(frame[self.offset :]))
+        super().received(frames)
 
-        super()._take(recorded, source)
+
+class CapturedStreamPort(Captured, StreamPort):
+    """A `StreamPort` whose frames are recorded."""
+
+
+class CapturedPacketPort(Captured, PacketPort):
+    """A `PacketPort` whose frames are recorded."""
+
+
+class CapturedDatagramPort(Captured, DatagramPort):
+    """A `DatagramPort` whose frames are recorded."""
 
 
 class Capture:

@@ -116,7 +116,31 @@ def ssh_forward(
         (["-profile", "kubernetes"], "-profile must be one of containers, crc, not 'kubernetes'"),
         (["-services", "http://x"], "-services: http://x: unknown scheme"),
         (["-notification", "tcp://x:1"], "-notification must be the path of a unix socket"),
-        (["-listen-vfkit", "unixgram:///tmp/s"], "-listen-vfkit is not supported yet"),
+        (["-listen-vfkit", "unix:///s"], "-listen-vfkit: unix:///s: must be a unixgram:// URL"),
+        (["-listen-bess", "unix:///s"], "-listen-bess: unix:///s: must be a unixpacket:// URL"),
+        (["-listen-qemu", "vsock://:1"], "-listen-qemu: vsock://:1: must be a unix:// or tcp:// U"),
+        (["-listen-vpnkit", "unixgram:///s"], "-listen-vpnkit: unixgram:///s: must be a unix://"),
+        (
+            ["-listen-qemu", "unix:///a", "-listen-vpnkit", "unix:///b"],
+            "-listen-qemu and -listen-vpnkit cannot both be given",
+        ),
+        (
+            ["-listen-bess", "unixpacket:///a", "-listen-qemu", "unix:///b"],
+            "-listen-qemu and -listen-bess cannot both be given",
+        ),
+        (
+            ["-listen-bess", "unixpacket:///a", "-listen-vpnkit", "unix:///b"],
+            "-listen-vpnkit and -listen-bess cannot both be given",
+        ),
+        (
+            ["-listen", "unix:///a", "-listen-qemu", "unix:///a"],
+            "-listen: unix:///a is given twice",
+        ),
+        (["-listen-qemu", "unix:///a", "-services", "unix:///a"], "-services: unix:///a is given"),
+        (
+            ["-listen-bess", "unixpacket:///a", "-listen-vfkit", "unixgram:///a"],
+            "-listen-vfkit: unixgram:///a is given twice",
+        ),
         (["-ec2-metadata-access=so"], "-ec2-metadata-access: 'so' is neither true nor false"),
         (["-forward-sock", "/a", "-forward-dest", "/b"], "must each be given the same number of"),
         (ssh_forward(dest="run/s"), "-forward-dest must be an absolute path, not 'run/s'"),

@@ -2,10 +2,12 @@
 
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gvproxy.config import ConfigError, Forward, Record, Zone, configure
+from gvproxy.config import Forward, Record, Zone, configure
+from gvproxy.errors import ConfigError
 
 
 def test_defaults_are_those_clients_know() -> None:
@@ -106,3 +108,20 @@ def test_refused(settings: dict[str, object], said: str) -> None:
         configure(**settings)  # type: ignore[arg-type]
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "places"),
+    [
+        ({}, ["vsock://:1024"]),
+        ({"services": "unix:///a"}, ["vsock://:1024"]),
+        ({"listen": ["unix:///a"], "listen_qemu": "unix:///b"}, ["unix:///a"]),
+        ({"listen_qemu": "unix:///b"}, []),
+        ({"listen_vfkit": "unixgram:///b"}, []),
+        ({"listen_stdio": "accept"}, []),
+    ],
+)
+def test_where_it_listens_by_default(given: dict[str, Any], places: list[str]) -> None:
+    config = configure(**given)
+    assert [str(place) for place in config.listen] == places
+    assert config.stdio == ("listen_stdio" in given)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from gvproxy import cli, configfile
-from gvproxy.config import Config, ConfigError, Forward, Record, SshForward, Zone, configure
+from gvproxy.config import Config, Forward, Record, SshForward, Zone, configure
+from gvproxy.errors import ConfigError
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "config.md"
 
@@ -90,7 +91,16 @@ def ip(text: str) -> IPv4Address:
             "stack: {dhcpStaticLeases: {192.168.127.8: '02:00:00:00:00:01'}}",
             {"static_leases": {ip("192.168.127.8"): b"\2\0\0\0\0\1"}},
         ),
-        ("stack: {vpnKitUUIDMacAddresses: {}}", {}),
+        ("stack: {vpnKitUUIDMacAddresses: {}}", {"vpnkit_macs": {}}),
+        (
+            "stack: {vpnKitUUIDMacAddresses: {A-b: '02-00-00-00-00-01'}}",
+            {"vpnkit_macs": {"a-b": b"\2\0\0\0\0\1"}},
+        ),
+        ("interfaces: {vpnkit: 'unix:///a'}", {"listen_vpnkit": "unix:///a"}),
+        ("interfaces: {qemu: 'tcp://127.0.0.1:1'}", {"listen_qemu": "tcp://127.0.0.1:1"}),
+        ("interfaces: {bess: 'unixpacket:///a'}", {"listen_bess": "unixpacket:///a"}),
+        ("interfaces: {stdio: accept}", {"listen_stdio": "accept"}),
+        ("interfaces: {vfkit: 'unixgram:///a'}", {"listen_vfkit": "unixgram:///a"}),
         (
             "stack: {forwards: {'udp::53': 'a:53', 'unix:/s': 'tcp://a:1', 'unix:///t': 'tcp://a:2'}}",
             {
@@ -125,8 +135,12 @@ def test_every_key(path: Path, text: str, settings: dict[str, Any]) -> None:
         ),
         ("<<: {a: b}", "<< @1 is no known key"),
         (
-            "interfaces:\n  vfkit: unixgram:///a",
-            "interfaces.vfkit @2 is not supported yet",
+            "interfaces:\n  vfkit: unix:///a",
+            "interfaces.vfkit @2: unix:///a: must be a unixgram:// URL",
+        ),
+        (
+            "interfaces: {qemu: 'unix:///a', vpnkit: 'unix:///b'}",
+            "interfaces.qemu @1 and interfaces.vpnkit @1 cannot both be given",
         ),
         ("forwards: [{socket: /a}]", "forwards[0] @1 needs a dest"),
         ("forwards: [{socket: /a, path: /b}]", "forwards[0].path @1 is no known key"),
@@ -136,7 +150,7 @@ def test_every_key(path: Path, text: str, settings: dict[str, Any]) -> None:
         ),
         (
             "stack: {vpnKitUUIDMacAddresses: {a: b}}",
-            "vpnKitUUIDMacAddresses @1 is not supported",
+            "stack.vpnKitUUIDMacAddresses.a @1 must be a MAC address",
         ),
         ("stack: {mtu: fast}", "stack.mtu @1 must be a number"),
         ("stack: {mtu: 1e3}", "stack.mtu @1 must be a number"),

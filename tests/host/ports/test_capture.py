@@ -13,7 +13,7 @@ import pytest
 
 from gvproxy.errors import StartError
 from gvproxy.ports import capture
-from gvproxy.ports.capture import Capture, CapturedPort
+from gvproxy.ports.capture import Capture, CapturedStreamPort
 from taplink import vnet
 from taplink.framing import HYPERKIT, TAPLINK, Framing
 from taplink.vnet import Offload
@@ -29,7 +29,8 @@ class Bench:
         sock, self.guest = socket.socketpair()
         sock.setblocking(False)
         arguments: Any = (self.stack, self.loop.as_loop(), lambda port, reason: None)
-        self.port = CapturedPort(self.capture, sock, framing, Offload.NONE, *arguments)
+        self.port = CapturedStreamPort(sock, framing, Offload.NONE, *arguments)
+        self.port.capture = self.capture
 
     def recorded(self) -> list[bytes]:
         reader = dpkt.pcap.Reader(io.BytesIO(self.path.read_bytes()))

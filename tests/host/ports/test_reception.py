@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gvproxy.ports import reception as module
+from gvproxy.ports import lobby
 from gvproxy.ports.reception import Reception
 from taplink.upgrade import Request
 from tests.manual_loop import ManualLoop
@@ -45,13 +45,13 @@ class Bench:
     def accepted(self, count: int = 1) -> list[socket.socket]:
         """Return connections whose head is being waited for."""
         clients = [self.connect() for _ in range(count)]
-        self.loop.until(lambda: len(self.reception._waiting) >= count)
+        self.loop.until(lambda: len(self.reception._lobby._waiting) >= count)
         return clients
 
     def close(self) -> None:
         self.reception.close()
         assert self.loop.idle
-        assert not self.reception._waiting
+        assert not self.reception._lobby._waiting
         for sock, _ in self.links + self.tunnels + self.http:
             assert not sock.getblocking()
             sock.close()
@@ -135,7 +135,7 @@ def test_a_query_is_no_part_of_the_path(bench: Bench) -> None:
 def test_garbage_is_answered_and_ended(bench: Bench, garbage: bytes) -> None:
     (client,) = bench.accepted()
     client.sendall(garbage)
-    bench.loop.until(lambda: not bench.reception._waiting)
+    bench.loop.until(lambda: not bench.reception._lobby._waiting)
     assert ended(client).startswith(b"HTTP/1.1 400 Bad Request\r\n") or len(garbage) > 16_384
     assert bench.links == bench.http == []
 
@@ -146,7 +146,7 @@ def test_a_client_that_leaves_early(bench: Bench) -> None:
     clean.close()
     reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     reset.close()
-    bench.loop.until(lambda: not bench.reception._waiting)
+    bench.loop.until(lambda: not bench.reception._lobby._waiting)
     assert bench.loop.timers == []
 
 
@@ -154,15 +154,15 @@ def test_a_client_that_says_nothing_is_ended(bench: Bench) -> None:
     (client,) = bench.accepted()
     client.sendall(CONNECT[:10])
     bench.loop.run()
-    bench.loop.advance(module.HEAD_TIMEOUT - 0.1)
-    assert bench.reception._waiting
+    bench.loop.advance(lobby.TIMEOUT - 0.1)
+    assert bench.reception._lobby._waiting
     bench.loop.advance(0.1)
-    assert not bench.reception._waiting
+    assert not bench.reception._lobby._waiting
     assert ended(client) == b""
 
 
 def test_the_oldest_of_many_gives_way(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_WAITING", 3)
+    monkeypatch.setattr(lobby, "MAX_WAITING", 3)
     first, *others = bench.accepted(3)
     new = bench.connect()
     new.sendall(CONNECT)
@@ -177,8 +177,8 @@ def test_many_at_once_are_accepted_in_turns(bench: Bench) -> None:
     for _ in range(100):
         bench.connect()
     bench.loop.readers[bench.listener.fileno()]()
-    assert 0 < len(bench.reception._waiting) < 100
-    bench.loop.until(lambda: len(bench.reception._waiting) == 100)
+    assert 0 < len(bench.reception._lobby._waiting) < 100
+    bench.loop.until(lambda: len(bench.reception._lobby._waiting) == 100)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])

@@ -8,7 +8,8 @@ import pytest
 import uvloop
 
 from gvproxy.ports import stream
-from gvproxy.ports.stream import PortCounters, StreamPort
+from gvproxy.ports.guestport import HIGH_WATER, LIMIT, LOW_WATER, PortCounters
+from gvproxy.ports.stream import StreamPort
 from taplink import vnet
 from taplink.framing import HYPERKIT, TAPLINK, Framing
 from taplink.vnet import Offload
@@ -356,12 +357,12 @@ def fill(bench: Bench, size: int) -> int:
 
 def test_congestion_comes_and_goes(slow: Bench) -> None:
     slow.loop.run()
-    fill(slow, stream.HIGH_WATER - 60_100)
+    fill(slow, HIGH_WATER - 60_100)
     assert not slow.port.congested
-    fill(slow, stream.HIGH_WATER)
+    fill(slow, HIGH_WATER)
     assert slow.port.congested
     slow.loop.run()
-    while slow.port._size >= stream.LOW_WATER:
+    while slow.port._size >= LOW_WATER:
         assert slow.port.congested
         assert "ready" not in slow.stack.told
         assert slow.read()
@@ -377,7 +378,7 @@ def test_what_is_sent_on_being_ready_leaves_too(slow: Bench) -> None:
         port.send(vnet.PLAIN, b"waited")
 
     slow.stack.port_ready = ready  # type: ignore[method-assign]
-    fill(slow, stream.HIGH_WATER)
+    fill(slow, HIGH_WATER)
     assert slow.read_all().endswith(b"waited")
     assert not slow.loop.writers
 
@@ -385,20 +386,20 @@ def test_what_is_sent_on_being_ready_leaves_too(slow: Bench) -> None:
 def test_a_full_queue_drops_and_counts(slow: Bench) -> None:
     slow.port.send(vnet.PLAIN, bytes(60_000))
     slow.loop.run()
-    fill(slow, stream.LIMIT)
+    fill(slow, LIMIT)
     kept, size = slow.port.counters.frames_out, slow.port._size
-    assert size <= stream.LIMIT + 60_100
+    assert size <= LIMIT + 60_100
     for _ in range(3):
         slow.port.send(vnet.PLAIN, b"too much")
     assert (slow.port.counters.frames_out, slow.port.counters.dropped) == (kept, 3)
     assert slow.port._size == size
-    assert len(slow.read_all()) > stream.LIMIT
+    assert len(slow.read_all()) > LIMIT
     slow.port.send(vnet.PLAIN, b"room again")
     assert slow.port.counters.frames_out == kept + 1
 
 
 def test_a_guest_that_leaves_while_the_port_waits(slow: Bench) -> None:
-    fill(slow, stream.HIGH_WATER)
+    fill(slow, HIGH_WATER)
     slow.loop.run()
     assert slow.loop.writers
     slow.guest.close()

@@ -1,0 +1,107 @@
+"""Where the daemon is told to listen, and for whom; `config` has the other settings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from gvproxy.errors import ConfigError
+from taplink import endpoint
+from taplink.endpoint import Endpoint, Scheme
+
+DEFAULT_LISTEN = "vsock://:1024"
+"""Where nothing else is asked for; Go's gvproxy 0.1.0 had it."""
+
+
+class Dialect(StrEnum):
+    """How a hypervisor speaks at a socket of its own, as its flag is called."""
+
+    QEMU = "qemu"
+    VPNKIT = "vpnkit"
+    BESS = "bess"
+    VFKIT = "vfkit"
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """Where guests of one dialect come to."""
+
+    dialect: Dialect
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """All of them: `listen` takes guests and API calls, `services` only the latter."""
+
+    listen: tuple[Endpoint, ...]
+    services: tuple[Endpoint, ...]
+    interfaces: tuple[Interface, ...]
+
+
+_SCHEMES = {
+    Dialect.QEMU: (Scheme.UNIX, Scheme.TCP),
+    Dialect.VPNKIT: (Scheme.UNIX, Scheme.TCP, Scheme.VSOCK),
+    Dialect.BESS: (Scheme.UNIXPACKET,),
+    Dialect.VFKIT: (Scheme.UNIXGRAM,),
+}
+_EXCLUSIVE = (Dialect.QEMU, Dialect.VPNKIT, Dialect.BESS)
+"""Of these Go's gvproxy takes one."""
+
+
+def read(
+    listen: Sequence[str],
+    services: str | None,
+    dialects: Mapping[Dialect, str | None],
+    *,
+    stdio: bool,
+) -> Places:
+    """Read the URLs; with `stdio` a guest comes without any.  Raises ConfigError."""
+    interfaces = _interfaces({dialect: url for dialect, url in dialects.items() if url})
+    taken = tuple(interface.endpoint for interface in interfaces)
+    default = () if interfaces or stdio else (DEFAULT_LISTEN,)
+    where = _endpoints("-listen", listen or default, taken)
+    taken += where
+    return Places(where, _endpoints("-services", [services] if services else [], taken), interfaces)
+
+
+def _interfaces(urls: Mapping[Dialect, str]) -> tuple[Interface, ...]:
+    exclusive = [f"-listen-{dialect}" for dialect in _EXCLUSIVE if dialect in urls]
+    if len(exclusive) > 1:
+        raise ConfigError(f"{exclusive[0]} and {exclusive[1]} cannot both be given")
+    interfaces: tuple[Interface, ...] = ()
+    for dialect, url in urls.items():
+        try:
+            where = endpoint.parse_listener(url, *_SCHEMES[dialect])
+        except endpoint.EndpointError as error:
+            raise ConfigError(f"-listen-{dialect}: {error}") from error
+        if any(where.path and where.path == other.endpoint.path for other in interfaces):
+            raise ConfigError(f"-listen-{dialect}: {where} is given twice")
+        interfaces += (Interface(dialect, where),)
+    return interfaces
+
+
+def _endpoints(
+    flag: str, urls: Sequence[str], others: tuple[Endpoint, ...] = ()
+) -> tuple[Endpoint, ...]:
+    """Read the URLs of listeners, each of which is one besides `others`."""
+    endpoints: tuple[Endpoint, ...] = ()
+    for url in urls:
+        try:
+            one = endpoint.parse_listener(url)
+        except endpoint.EndpointError as error:
+            raise ConfigError(f"{flag}: {error}") from error
+        if any(
+            one == other or (one.path and one.path == other.path) for other in (*others, *endpoints)
+        ):
+            raise ConfigError(f"{flag}: {one} is given twice")
+        endpoints += (one,)
+    return endpoints
+
+
+def read_notification(text: str) -> Path:
+    """Read the path of a unix socket, as such or as a URL; raises ConfigError."""
+    path = text.removeprefix("unix://")
+    if "://" in path or "\0" in path or not path:
+        raise ConfigError(f"-notification must be the path of a unix socket, not {text!r}")
+    return Path(path)

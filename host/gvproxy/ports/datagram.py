@@ -1,0 +1,123 @@
+"""Guests behind a socket for datagrams, as vfkit has it: a frame is a datagram.
+
+All of them share one socket, for a guest that has connected its own takes nothing from another.  A
+guest is known by the address its socket is bound to.  Nothing tells when such a guest reads again,
+so what it did not take is tried again a millisecond later; nothing tells when it leaves, until
+something is sent to it.
+"""
+
+import logging
+import socket
+from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import Callable
+
+from gvproxy.complaint import Complaint
+from gvproxy.ports.guestport import Closed
+from gvproxy.ports.packet import FRAMES_PER_WAKEUP, PacketPort
+from gvproxy.stack.stack import Stack
+from taplink.framing import MAX_FRAME
+
+log = logging.getLogger(__name__)
+
+GREETING = b"VFKT"
+"""What vfkit sends first, and which is no frame."""
+RETRY_INTERVAL = 0.001  # seconds
+MAX_PEERS = 256
+
+Address = str | bytes
+"""Of a unix socket; bytes are an abstract one."""
+
+
+class DatagramPort(PacketPort):
+    """One guest; the socket is its listener's."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        peer: Address,
+        stack: Stack,
+        loop: AbstractEventLoop,
+        closed: Closed,
+    ) -> None:
+        super().__init__(sock, stack, loop, closed)
+        self.peer = peer
+        self._timer: TimerHandle | None = None
+
+    def start(self) -> None:
+        """Attach to the stack."""
+        self._stack.attach(self)
+
+    def _release(self) -> None:
+        if self._blocked:
+            self._stop_waiting()
+        self._queue.clear()
+
+    def _sendmsg(self, buffers: tuple[bytes | memoryview, ...]) -> None:
+        self._sock.sendmsg(buffers, (), 0, self.peer)
+
+    def _wait(self) -> None:
+        self._timer = self._loop.call_later(RETRY_INTERVAL, self._again)
+
+    def _again(self) -> None:
+        self._flush()
+        if self._blocked:
+            self._wait()
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+class DatagramListener:
+    """Takes frames on a bound socket, which it owns, until it is closed."""
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        sock: socket.socket,
+        attach: Callable[[socket.socket, Address], DatagramPort],
+    ) -> None:
+        """`attach` makes the port of a peer."""
+        self._loop = loop
+        self._sock = sock
+        self._attach = attach
+        self._ports: dict[Address, DatagramPort] = {}
+        self._complaint = Complaint(log)
+        loop.add_reader(sock.fileno(), self._readable)
+
+    def close(self) -> None:
+        """Take nothing any more, and let the guests go."""
+        self._loop.remove_reader(self._sock.fileno())
+        for port in self._ports.values():
+            port.close("the daemon ends")
+        self._sock.close()
+
+    def _readable(self) -> None:
+        """Read what is there, and hand each guest's frames over as one batch."""
+        batches: dict[Address, list[memoryview]] = {}
+        try:
+            for _ in range(FRAMES_PER_WAKEUP):
+                frame, peer = self._sock.recvfrom(MAX_FRAME)
+                batches.setdefault(peer, []).append(memoryview(frame))
+        except OSError:  # BlockingIOError: that is all
+            pass
+        for peer, frames in batches.items():
+            port = self._port(peer)
+            if port is not None:
+                port.received([frame for frame in frames if frame != GREETING])
+
+    def _port(self, peer: Address) -> DatagramPort | None:
+        port = self._ports.get(peer)
+        if port is not None and not port.gone:
+            return port
+        now = self._loop.time()
+        if not peer:
+            self._complaint.warn(now, "frames are dropped: their socket is bound to no address")
+            return None
+        if len(self._ports) >= MAX_PEERS:
+            self._ports = {name: port for name, port in self._ports.items() if not port.gone}
+            if len(self._ports) >= MAX_PEERS:
+                self._complaint.warn(now, "a guest is refused: there are %d", MAX_PEERS)
+                return None
+        port = self._ports[peer] = self._attach(self._sock, peer)
+        return port

@@ -1,0 +1,122 @@
+"""What all ports have in common: counters, batches in, congestion, and the end.
+
+A port takes frames from its guest in batches, and what the stack makes of one leaves at its end at
+the latest.  A queue past `HIGH_WATER` says "congested", on which connections stop sending; a
+queue past `LIMIT` drops, as a cable would.  A guest that does not read costs that much and nothing
+else.
+"""
+
+from abc import ABC, abstractmethod
+from asyncio import AbstractEventLoop
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gvproxy.stack.stack import Stack
+from taplink.text import reason
+
+HIGH_WATER = 2 << 20  # bytes
+LOW_WATER = 512 << 10
+LIMIT = 8 << 20
+
+
+@dataclass(slots=True)
+class PortCounters:
+    """What went through one port; bytes are those of the frames, from Ethernet on."""
+
+    frames_in: int = 0
+    bytes_in: int = 0
+    frames_out: int = 0
+    bytes_out: int = 0
+    dropped: int = 0
+
+    def add(self, other: "PortCounters") -> None:
+        """Add another port's counters to these."""
+        self.frames_in += other.frames_in
+        self.bytes_in += other.bytes_in
+        self.frames_out += other.frames_out
+        self.bytes_out += other.bytes_out
+        self.dropped += other.dropped
+
+
+Closed = Callable[["GuestPort", str], None]
+
+
+class GuestPort(ABC):
+    """Implements `gvproxy.stack.port.Port`, but for how frames pass."""
+
+    def __init__(
+        self, offset: int, offload: int, stack: Stack, loop: AbstractEventLoop, closed: Closed
+    ) -> None:
+        """`closed` is called with the reason when the guest has gone, once."""
+        self.number = -1
+        self.attached = False
+        self.offset = offset
+        self.offload = offload
+        self.congested = False
+        self.counters = PortCounters()
+        self._stack = stack
+        self._loop = loop
+        self._closed: Closed | None = closed
+        self._size = 0  # bytes that wait
+        self._flush_due = False
+        self._blocked = False  # waiting for the guest to take more
+
+    @property
+    def gone(self) -> bool:
+        """The port is closed for good."""
+        return self._closed is None
+
+    def close(self, why: str) -> None:
+        """Detach from the stack and give the guest's connection up."""
+        closed, self._closed = self._closed, None
+        if closed is None:
+            return
+        self._release()
+        self._size = 0
+        self.congested = self._blocked = False
+        self._stack.detach(self, self._loop.time())
+        closed(self, why)
+
+    def received(self, frames: list[memoryview]) -> None:
+        """Take a batch of the guest's frames; the views are not kept."""
+        counters = self.counters
+        counters.frames_in += len(frames)
+        counters.bytes_in += sum(map(len, frames)) - self.offset * len(frames)
+        flush_due, self._flush_due = self._flush_due, True  # here, at the end of the batch
+        try:
+            self._stack.receive(self, frames, self._loop.time())
+        finally:
+            self._flush_due = flush_due
+        if not self._blocked:
+            self._flush()
+
+    def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
+        """See `gvproxy.stack.port.Port`."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        if not self._blocked and self._closed is not None:
+            self._flush()
+
+    def _flush_turn(self) -> None:
+        self._flush_due = False
+        self.flush()
+
+    def _flush(self) -> None:
+        """Send what waits, and do what follows: let connections send again, or end."""
+        try:
+            self._write()
+        except OSError as error:
+            self.close(reason(error))
+            return
+        if self.congested and self._size < LOW_WATER:
+            self.congested = False
+            self._stack.port_ready(self, self._loop.time())
+
+    @abstractmethod
+    def _write(self) -> None:
+        """Send what waits, as far as the guest takes it; raises OSError when it has gone."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Give back what the port holds."""

@@ -1,0 +1,84 @@
+"""Listeners that speak a hypervisor's dialect from the first byte on, without /connect."""
+
+import logging
+import socket
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Protocol
+
+from gvproxy.errors import StartError
+from gvproxy.listening import Dialect, Interface
+from gvproxy.ports.acceptor import Acceptor
+from gvproxy.ports.datagram import DatagramListener
+from gvproxy.ports.guests import Guests
+from gvproxy.ports.lobby import Lobby, Next
+from gvproxy.ports.vpnkit import Handshake
+from taplink import endpoint
+from taplink.endpoint import EndpointError
+from taplink.framing import HYPERKIT, QEMU
+from taplink.vnet import Offload
+
+log = logging.getLogger(__name__)
+
+
+class _Listener(Protocol):
+    def close(self) -> None:
+        """Take nobody any more."""
+
+
+class Interfaces:
+    """The dialects' listeners of one daemon."""
+
+    def __init__(
+        self, loop: AbstractEventLoop, guests: Guests, mtu: int, macs: Mapping[str, bytes]
+    ) -> None:
+        """`macs` are the addresses of vpnkit's VMs, by UUID."""
+        self._loop = loop
+        self._guests = guests
+        self._mtu = mtu
+        self._macs = macs
+        self._lobby = Lobby(loop)
+        self._listeners: list[_Listener] = []
+
+    def open(self, interface: Interface) -> None:
+        """Listen; raises StartError."""
+        try:
+            sock = endpoint.listen(interface.endpoint)
+        except EndpointError as error:
+            raise StartError(f"-listen-{interface.dialect}: {error}") from error
+        if interface.dialect is Dialect.VFKIT:
+            self._listeners.append(
+                DatagramListener(self._loop, sock, self._guests.attach_datagrams)
+            )
+        else:
+            accepted: Mapping[Dialect, Callable[[socket.socket], object]] = {
+                Dialect.QEMU: partial(self._guests.attach_stream, framing=QEMU),
+                Dialect.BESS: self._guests.attach_packets,
+                Dialect.VPNKIT: self._shake_hands,
+            }
+            take = accepted[interface.dialect]
+            self._listeners.append(
+                Acceptor(self._loop, sock, lambda sock: take(endpoint.accepted(sock)))
+            )
+        log.info("listening at %s for %s", interface.endpoint, interface.dialect)
+
+    def close(self) -> None:
+        """Take nobody any more; those who are there stay."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        self._lobby.close()
+
+    def _shake_hands(self, sock: socket.socket) -> None:
+        handshake = Handshake(self._mtu, self._macs)
+
+        def feed(data: bytes) -> Next | None:
+            answer = handshake.feed(data)
+            if answer:
+                sock.send(answer)
+            if not handshake.done:
+                return None
+            return partial(self._guests.attach_stream, sock, HYPERKIT, Offload.NONE, handshake.rest)
+
+        self._lobby.enter(sock, feed)
