@@ -40,6 +40,8 @@ tun:
 # Everything: the linters, and all tests with those that need root.
 test: tun lint
 	@$(REQUIRE) nsenter ip ping curl dig nft socat ssh sshd dhclient udhcpc
+	@$(REQUIRE) --optional qemu-system-x86_64 busybox-static
+	@tests/lab/kernel.sh .venv/kernel
 	@$(AS_ROOT) true || { \
 	  echo "make test needs root, or a kernel that allows user namespaces: type sudo make test" >&2; \
 	  exit 1; }

@@ -3,7 +3,8 @@
 #
 # Read this for which package of Debian and Fedora has which command.  As root, on a system with
 # apt-get or dnf, missing packages are installed; elsewhere one line says what is missing and what to
-# type.  `venv` stands for a Python that can make virtual environments.  After `--optional` come
+# type.  `venv` stands for a Python that can make virtual environments, `busybox-static` for a
+# busybox that needs no libraries.  After `--optional` come
 # commands that a caller can do without: they are installed where they can be, and never an error.
 set -eu
 
@@ -29,6 +30,8 @@ package() { # COMMAND MANAGER
         dhclient:dnf) echo dhcp-client ;;
         udhcpc:dnf) echo busybox ;;
         sshd:*) echo openssh-server ;;
+        qemu-system-x86_64:apt-get) echo qemu-system-x86 ;;
+        qemu-system-x86_64:dnf) echo qemu-system-x86-core ;;
         *) echo "$1" ;;
     esac
 }
@@ -36,6 +39,7 @@ package() { # COMMAND MANAGER
 present() { # COMMAND
     case $1 in
         venv) "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ;;
+        busybox-static) [ -e /bin/busybox ] && ! grep -q /lib64/ld- /bin/busybox ;;
         *) PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null ;;
     esac
 }
