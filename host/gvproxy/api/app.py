@@ -3,12 +3,15 @@
 There are two of them, the host's and the smaller one that guests find at the gateway.
 
 Bodies are as Go's gvproxy has them: JSON in one line, errors as plain text, an empty 200 for what
-was done.  `_STATUS` is the one place where an error becomes a status.
+was done.  `openapi.json` describes each call.  `_STATUS` is the one place where an error becomes a
+status.
 """
 
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
+from importlib import resources
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -108,6 +111,7 @@ def make_app(backend: Backend) -> web.Application:
         "/leases": backend.leases,
         "/services/dhcp/leases": backend.leases,
         "/services/dns/all": lambda: [zone.encode(one) for one in backend.zones.all()],
+        "/openapi.json": _description,
     }
     for path, show in shown.items():
         app.router.add_route("*", path, _get(show))
@@ -155,6 +159,12 @@ async def _tunnel(request: web.Request) -> web.Response:
     """Refuse; a tunnel takes its connection before it is HTTP's (`gvproxy.api.tunnel`)."""
     only = "post only" if request.method != "POST" else "only as a connection's first request"
     raise web.HTTPBadRequest(text=only)
+
+
+@cache
+def _description() -> object:
+    """Return the description of the API, an OpenAPI document."""
+    return json.loads(resources.files("gvproxy.api").joinpath("openapi.json").read_text("utf-8"))
 
 
 def _get(show: Callable[[], object]) -> _Handler:
