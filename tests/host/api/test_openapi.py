@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 from collections.abc import Coroutine, Iterator
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class Served(logging.Handler):
 
     async def _start(self) -> str:
         self._daemon = Daemon(configure(listen=["unix:///none"], ssh_port=-1), self._loop)
+        self._daemon.forwarder._resolve = _nobody
         self._guest, theirs = socket.socketpair()
         theirs.setblocking(False)
         self._daemon.attach(theirs)
@@ -79,7 +80,7 @@ class Served(logging.Handler):
         return "http://{}:{}".format(*self._runner.addresses[0])
 
     async def _tidy(self) -> None:
-        self._daemon.forwarder.close()
+        await self._daemon.forwarder.close()
         server = self._runner.server
         assert server is not None
         await server.shutdown(1)
@@ -89,6 +90,11 @@ class Served(logging.Handler):
         await self._runner.cleanup()
         await self._daemon.close()
         self._guest.close()
+
+
+async def _nobody(name: str) -> list[IPv4Address]:
+    """Know no name: a test asks no name server."""
+    return []
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +126,8 @@ def confined(body: object) -> object:
         first, dash, last = ports.partition("-")
         if first.isdecimal() and last.isdecimal():
             ports = f"{first}{dash}{int(first) + 2}"
-        body["local"] = f"{'127.0.0.1' if colon and _is_ip(host) else host}{colon}{ports}"
+        local = f"{'127.0.0.1' if colon and _is_ip(host) else host}{colon}{ports}"
+        body["local"] = f"{Path.cwd()}/{local}" if body.get("protocol") == "unix" else local
     if isinstance(remote := body.get("remote"), str):  # a guest's, more often than by chance
         body["remote"] = re.sub(r"(?<![0-9.])[0-9]+(\.[0-9]+){3}(?=:)", "192.168.127.2", remote)
     return body
