@@ -50,7 +50,8 @@ _INIT = """\
 /bin/busybox --install -s /bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 for module in $(cat /modules/order); do insmod /modules/$module; done
-ip link set lo up; ip link set eth0 up
+ip link set lo up
+[ -e /sys/class/net/eth0 ] && ip link set eth0 up
 export PS1= PS2=
 stty -echo
 echo booted=
@@ -70,22 +71,36 @@ class VmError(Exception):
 
 
 class Vm:
-    """A running machine with one network device; ends with `close`, or as a context manager."""
+    """A running machine; ends with `close`, or as a context manager."""
 
-    def __init__(self, host: Namespace, folder: Path, netdev: str) -> None:
-        """`netdev` is QEMU's -netdev, without its id; QEMU runs on `host`."""
+    def __init__(
+        self,
+        host: Namespace,
+        folder: Path,
+        netdev: str | None = None,
+        *,
+        modules: Sequence[str] = (),
+        files: Mapping[str, bytes] | None = None,
+        memory: int = 256,
+    ) -> None:
+        """QEMU runs on `host`; `netdev` is its -netdev, without an id, where there is one.
+
+        `modules` of the kernel are loaded and `files` are there besides the usual; `memory` in MiB.
+        """
         archive, console = folder / "vm.cpio", folder / "vm.console"
-        archive.write_bytes(_archive(_files()))
+        loaded = [*(_NETWORK if netdev else ()), *modules]
+        archive.write_bytes(_archive({**_files(loaded), **(files or {})}))
         self._process = host.start(
             "qemu",
             *(QEMU, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
             *("-machine", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max"),
-            *("-smp", "2", "-m", "256", "-kernel", KERNEL / "vmlinuz", "-initrd", archive),
+            *("-smp", "2", "-m", str(memory)),
+            *("-kernel", KERNEL / "vmlinuz", "-initrd", archive),
             *("-append", "console=ttyS0 quiet panic=-1"),
             *("-chardev", f"socket,id=console,path={console},server=on,wait=off"),
             *("-serial", "chardev:console"),
-            *("-netdev", f"{netdev},id=net"),
-            *("-device", f"virtio-net-pci,netdev=net,mac={MAC}"),
+            *(("-netdev", f"{netdev},id=net") if netdev else ()),
+            *(("-device", f"virtio-net-pci,netdev=net,mac={MAC}") if netdev else ()),
         )
         self._count = 0
         self._console = until(lambda: _connected(console), "the machine's console is there")
@@ -146,8 +161,8 @@ def _connected(path: Path) -> socket.socket:
     return sock
 
 
-def _files(modules: Sequence[str] = _NETWORK) -> Mapping[str, bytes | None]:
-    """Return what the machine has, by path; None is a folder."""
+def _files(modules: Sequence[str]) -> Mapping[str, bytes | None]:
+    """Return what every machine has, by path; None is a folder."""
     names = [f"{module.rpartition('/')[2]}.ko" for module in modules]
     return {
         **dict.fromkeys(("bin", "dev", "etc", "modules", "proc", "sys", "tmp")),
@@ -164,7 +179,9 @@ def _files(modules: Sequence[str] = _NETWORK) -> Mapping[str, bytes | None]:
 
 def _archive(files: Mapping[str, bytes | None]) -> bytes:
     """Write a cpio archive in the `newc` format, in which everybody may do everything."""
-    return b"".join(_entries(files))
+    folders = {str(parent): None for path in files for parent in Path(path).parents}
+    ordered = sorted((folders | dict(files)).items())
+    return b"".join(_entries(dict(ordered)))
 
 
 def _entries(files: Mapping[str, bytes | None]) -> Iterator[bytes]:
