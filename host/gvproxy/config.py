@@ -134,6 +134,7 @@ class Config:
     host_ip: IPv4Address
     gateway_mac: bytes
     device_mac: bytes
+    debug: bool
     log_level: int
     log_file: Path | None
     pid_file: Path | None
@@ -233,6 +234,7 @@ def configure(
         host_ip=host,
         gateway_mac=gateway_mac,
         device_mac=DEVICE_MAC,
+        debug=debug,
         log_level=logging.DEBUG if debug else LOG_LEVELS[log_level],
         log_file=Path(log_file) if log_file else None,
         pid_file=Path(pid_file) if pid_file else None,

@@ -19,6 +19,7 @@ from secrets import token_bytes
 
 from gvproxy.api.adopt import adopt
 from gvproxy.api.app import make_app, make_guest_app, make_runner
+from gvproxy.api.profiler import Profiler
 from gvproxy.api.stats import Totals, Tree, stats
 from gvproxy.api.tunnel import Tunnels
 from gvproxy.config import Config
@@ -181,7 +182,7 @@ class Daemon:
         self._notifications = Notifications(config.notification) if config.notification else None
         self._presence = Presence(self._notify)
         self.stack.switch.appeared = self._presence.appeared
-        self._http = make_runner(make_app(self))
+        self._http = make_runner(make_app(self, Profiler() if config.debug else None))
         self._guest_http = make_runner(make_guest_app(self.forwarder))
         self._adopting: set[asyncio.Task[None]] = set()
         self._sockets: list[Path] = []

@@ -4,6 +4,8 @@ The table is that of Go's gvproxy; where we differ on purpose, the comment says 
 """
 
 import json
+import pstats
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from tests.lab.programs import DEVICE, GATEWAY, Gvproxy
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "api.md"
 TCP = "127.0.0.1:8077"
 FORWARDER = "/services/forwarder"
 EXPOSE, UNEXPOSE, ALL = (f"{FORWARDER}/{name}" for name in ("expose", "unexpose", "all"))
@@ -197,6 +200,20 @@ def test_a_guest_has_no_more(doors: Mapping[str, Door], path: str) -> None:
 @pytest.mark.parametrize("name", ["services"])
 def test_services_take_no_guests(doors: Mapping[str, Door], name: str) -> None:
     check(doors[name], "POST", "/connect", None, (404, TEXT, "404: Not Found\n"))
+
+
+def test_as_the_documentation_has_it(world: World) -> None:
+    blocks = re.findall(r"^```\n(.*?)^```", DOCUMENT.read_text(), re.S | re.M)
+    gvproxy = Gvproxy(world.folder, world.host, "-debug")
+    script = "".join(blocks).replace("/tmp/network.sock", str(gvproxy.path))
+    script = script.replace("curl", "curl --fail").replace("seconds=5", "seconds=1")
+    script = script.replace("=pstats'", "=pstats&seconds=1'").replace(">", f">{world.folder}/")
+    said = world.host.run("bash", "-ec", script)
+    assert '{"192.168.127.1":"5a:94:ef:e4:0c:dd"' in said
+    assert "Ordered by: internal time" in said
+    assert pstats.Stats(str(world.folder / "gvproxy.pstats")).total_calls  # type: ignore[attr-defined]
+    assert gvproxy.get("/services/dns/all")[-1]["Name"] == "example.internal."
+    gvproxy.process.stop()
 
 
 def test_head_has_no_body(shared_world: World, doors: Mapping[str, Door]) -> None:

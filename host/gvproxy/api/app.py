@@ -18,6 +18,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gvproxy.api import zone
+from gvproxy.api.profiler import Profiler
 from gvproxy.api.stats import Tree
 from gvproxy.errors import (
     AlreadyExposedError,
@@ -102,7 +103,7 @@ class _ServerLog(logging.LoggerAdapter[logging.Logger]):
             super().log(level, msg, *args, **kwargs)
 
 
-def make_app(backend: Backend) -> web.Application:
+def make_app(backend: Backend, profiler: Profiler | None = None) -> web.Application:
     """Build the host's application; it serves any number of listeners."""
     app = make_guest_app(backend.forwarder)
     shown: dict[str, Callable[[], object]] = {
@@ -120,8 +121,10 @@ def make_app(backend: Backend) -> web.Application:
         backend.zones.add(zone.decode(await _body(request)))
         return web.Response()
 
-    app.router.add_route("*", "/services/dns/add", add_zone)
+    app.router.add_route("*", "/services/dns/add", add_zone, expect_handler=_expected)
     app.router.add_route("*", "/tunnel", _tunnel)
+    if profiler is not None:
+        app.router.add_route("*", "/debug/profile", profiler.handle)
     return app
 
 
@@ -150,8 +153,8 @@ def make_guest_app(forwarder: Forwarder) -> web.Application:
         return web.Response()
 
     app.router.add_route("*", "/services/forwarder/all", _get(forwarder.all))
-    app.router.add_route("*", "/services/forwarder/expose", expose)
-    app.router.add_route("*", "/services/forwarder/unexpose", unexpose)
+    app.router.add_route("*", "/services/forwarder/expose", expose, expect_handler=_expected)
+    app.router.add_route("*", "/services/forwarder/unexpose", unexpose, expect_handler=_expected)
     return app
 
 
@@ -175,6 +178,17 @@ def _get(show: Callable[[], object]) -> _Handler:
         return web.Response(text=f"{text}\n", content_type="application/json")
 
     return handler
+
+
+async def _expected(request: web.Request) -> web.Response | None:
+    """Answer `Expect: 100-continue`; what is too large need not come (RFC 9110 §10.1.1)."""
+    if request.headers["Expect"].lower() != "100-continue":
+        return _refused(request, 417, "only 100-continue can be expected")
+    if (request.content_length or 0) > MAX_BODY:
+        return _refused(request, 413, f"Maximum request body size {MAX_BODY} exceeded.")
+    if request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    return None
 
 
 async def _body(request: web.Request) -> dict[str, object]:

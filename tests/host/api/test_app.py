@@ -368,6 +368,21 @@ def test_a_caller_that_goes_before_it_may_go_on(caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.parametrize(
+    ("headers", "statuses"),
+    [
+        (b"Expect: 100-continue\r\nContent-Length: 2\r\n", [100, 400]),
+        (b"Expect: 100-Continue\r\nContent-Length: 65537\r\n", [413]),
+        (b"Expect: more\r\nContent-Length: 2\r\n", [417]),
+    ],
+)
+@pytest.mark.parametrize("path", [EXPOSE, UNEXPOSE, ADD])
+def test_what_is_expected(path: str, headers: bytes, statuses: list[int]) -> None:
+    """A body that is too large is not asked for."""
+    head = HEAD.replace(EXPOSE.encode(), path.encode()) + headers
+    assert asyncio.run(exchange(head + b"\r\n[]")) == statuses
+
+
+@pytest.mark.parametrize(
     ("request_", "said"),
     [
         (get(b"/none", b"Connection: close\r\n"), ["GET /none: 404: Not Found"]),

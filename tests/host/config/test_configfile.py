@@ -40,7 +40,7 @@ def ip(text: str) -> IPv4Address:
             {"listen": ["unix:///a", "tcp://127.0.0.1:7"]},
         ),
         ("services: unix:///a", {"services": "unix:///a"}),
-        ("log-level: debug", {"debug": True}),
+        ("log-level: debug", {"log_level": "trace"}),
         ("log-level: warn", {"log_level": "warning"}),
         ("log-file: /a", {"log_file": "/a"}),
         ("pid-file: /a", {"pid_file": "/a"}),
