@@ -366,6 +366,9 @@ class Daemon:
             ethernet.format_mac(mac): number for mac, number in self.stack.switch.table().items()
         }
 
+    def ports(self) -> list[dict[str, object]]:
+        return self._guests.describe()
+
     def leases(self) -> dict[str, str]:
         return self._dhcp.leases(now=self._loop.time())
 

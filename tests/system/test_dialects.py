@@ -1,6 +1,7 @@
 """Guests of every dialect, each by a stand-in for its hypervisor, alone and together."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -96,6 +97,17 @@ def test_all_together(world: World) -> None:
             frames.live(guest, world.host)
         assert "1 received" in machine.run("ping", "-c", "1", GATEWAY)
         assert len(gvproxy.get("/cam")) == 2
+        ports = {port["dialect"]: port for port in gvproxy.get("/ports")}
+        assert {dialect: port["macs"] for dialect, port in ports.items()} == {
+            "taplink/1": ["02:00:00:00:00:07"],
+            "vfkit": ["5a:94:ef:e4:0c:ee"],
+            "qemu": [],
+            "hyperkit": [],
+        }
+        assert all(port["frames_in"] and port["frames_out"] for port in ports.values())
+        assert ports["taplink/1"]["offloads"].startswith("csum,tso4")
+        assert ports["vfkit"]["peer"] == f"{world.folder}/vfkit-guest.sock"
+        assert ports["qemu"]["peer"] == f"process {os.getpid()}"
         # One MAC at several ports: the newer one wins, and it is said once.
         log = gvproxy.process.log.read_text()
         assert log.count("5a:94:ef:e4:0c:ee moved to port") == 1

@@ -76,6 +76,9 @@ class Backend(Protocol):
     def cam(self) -> Mapping[str, int]:
         """Return MAC address → number of the port it is behind."""
 
+    def ports(self) -> list[dict[str, object]]:
+        """Return what there is to say of each attached guest."""
+
     def leases(self) -> Mapping[str, str]:
         """Return IP → MAC address."""
 
@@ -109,6 +112,7 @@ def make_app(backend: Backend, profiler: Profiler | None = None) -> web.Applicat
     shown: dict[str, Callable[[], object]] = {
         "/stats": backend.stats,
         "/cam": backend.cam,
+        "/ports": backend.ports,
         "/leases": backend.leases,
         "/services/dhcp/leases": backend.leases,
         "/services/dns/all": lambda: [zone.encode(one) for one in backend.zones.all()],

@@ -54,6 +54,8 @@ class GuestPort(ABC):
         self.offload = offload
         self.congested = False
         self.counters = PortCounters()
+        self.dialect = self.peer = ""
+        """What the guest speaks, and who it is, for people."""
         self._stack = stack
         self._loop = loop
         self._closed: Closed | None = closed
@@ -65,6 +67,11 @@ class GuestPort(ABC):
     def gone(self) -> bool:
         """The port is closed for good."""
         return self._closed is None
+
+    @property
+    def queued(self) -> int:
+        """Return how many bytes wait for the guest."""
+        return self._size
 
     def close(self, why: str) -> None:
         """Detach from the stack and give the guest's connection up."""

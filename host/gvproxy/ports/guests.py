@@ -1,9 +1,12 @@
 """Attaches guests: makes their ports, and keeps what is known of all of them."""
 
 import logging
+import os
 import socket
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
+from dataclasses import asdict
+from struct import Struct
 
 from gvproxy.ports.capture import (
     Capture,
@@ -18,10 +21,14 @@ from gvproxy.ports.packet import PacketPort
 from gvproxy.ports.pipes import Pipes
 from gvproxy.ports.stream import StreamPort
 from gvproxy.stack.stack import Stack
+from gvproxy.wire import ethernet
 from taplink.framing import HYPERKIT, Framing
+from taplink.text import one_line
 from taplink.vnet import Offload, format_offload
 
 log = logging.getLogger(__name__)
+
+_UCRED = Struct("3i")  # struct ucred: process, user, group (unix(7))
 
 
 class Guests:
@@ -55,6 +62,24 @@ class Guests:
         for port in self.ports:
             port.close("the daemon ends")
 
+    def describe(self) -> list[dict[str, object]]:
+        """Return what there is to say of each guest that is there."""
+        stations: dict[int, list[str]] = {}
+        for mac, number in self._stack.switch.table().items():
+            stations.setdefault(number, []).append(ethernet.format_mac(mac))
+        return [
+            {
+                "port": port.number,
+                "dialect": port.dialect,
+                "offloads": format_offload(Offload(port.offload)),
+                "peer": port.peer,
+                "macs": stations.get(port.number, []),
+                **asdict(port.counters),
+                "queued_bytes": port.queued,
+            }
+            for port in self.ports
+        ]
+
     # The sockets, non-blocking and connected, belong to the ports from here on.
 
     def attach_stream(
@@ -63,42 +88,63 @@ class Guests:
         framing: Framing = HYPERKIT,
         offload: Offload = Offload.NONE,
         rest: bytes = b"",
+        *,
+        dialect: str = "",
     ) -> StreamPort:
-        """Attach the guest at the other end of a byte stream, of which `rest` has been read."""
+        """Attach the guest at the other end of a byte stream, of which `rest` has been read.
+
+        `dialect` is what it speaks, where that is not what the framing is called.
+        """
         make = StreamPort if self.capture is None else CapturedStreamPort
         port = make(sock, framing, offload, self._stack, self._loop, self._closed)
-        self._watch(port)
+        self._prepare(port, dialect or framing.name, peer_of(sock))
         port.start(rest)
-        self._came(port, f"{framing.name}, {format_offload(offload) or 'no offloads'}")
+        self._came(port)
         return port
 
-    def attach_packets(self, sock: socket.socket) -> PacketPort:
+    def attach_packets(self, sock: socket.socket, *, dialect: str) -> PacketPort:
         """Attach the guest at the other end of a socket that keeps frames apart."""
         make = PacketPort if self.capture is None else CapturedPacketPort
         port = make(sock, self._stack, self._loop, self._closed)
-        self._watch(port)
+        self._prepare(port, dialect, peer_of(sock))
         port.start()
-        self._came(port, "packets, no offloads")
+        self._came(port)
         return port
 
-    def attach_datagrams(self, sock: socket.socket, peer: Address) -> DatagramPort:
+    def attach_datagrams(self, sock: socket.socket, peer: Address, *, dialect: str) -> DatagramPort:
         """Attach the guest whose socket is bound to `peer`; `sock` stays its owner's."""
         make = DatagramPort if self.capture is None else CapturedDatagramPort
         port = make(sock, peer, self._stack, self._loop, self._closed)
-        self._watch(port)
+        self._prepare(port, dialect, os.fsdecode(peer))
         port.start()
-        self._came(port, "datagrams, no offloads")
+        self._came(port)
         return port
 
-    def _watch(self, port: GuestPort) -> None:
+    def _prepare(self, port: GuestPort, dialect: str, peer: str) -> None:
+        port.dialect, port.peer = dialect, one_line(peer)
         if isinstance(port, Captured):
             assert self.capture is not None
             port.capture = self.capture
 
-    def _came(self, port: GuestPort, how: str) -> None:
-        log.info("guest %d has come (%s)", port.number, how)
+    def _came(self, port: GuestPort) -> None:
+        offloads = format_offload(Offload(port.offload)) or "no offloads"
+        log.info("guest %d has come (%s, %s)", port.number, port.dialect, offloads)
 
     def _closed(self, port: GuestPort, why: str) -> None:
         log.info("guest %d has gone: %s", port.number, why)
         self._departed.add(port.counters)
         self._left(port)
+
+
+def peer_of(sock: socket.socket | Pipes) -> str:
+    """Return who is at the other end: an address, or the process that has connected."""
+    if isinstance(sock, Pipes):
+        return "standard input and output"
+    try:
+        if sock.family == getattr(socket, "AF_UNIX", None):
+            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+            return f"process {_UCRED.unpack(credentials)[0]}"
+        host, port, *_ = sock.getpeername()
+    except (OSError, AttributeError):  # it has gone already; or another system
+        return ""
+    return f"cid {host}" if isinstance(host, int) else f"{host}:{port}"

@@ -49,12 +49,14 @@ class Interfaces:
             raise StartError(f"-listen-{interface.dialect}: {error}") from error
         if interface.dialect is Dialect.VFKIT:
             self._listeners.append(
-                DatagramListener(self._loop, sock, self._guests.attach_datagrams)
+                DatagramListener(
+                    self._loop, sock, partial(self._guests.attach_datagrams, dialect=Dialect.VFKIT)
+                )
             )
         else:
             accepted: Mapping[Dialect, Callable[[socket.socket], object]] = {
                 Dialect.QEMU: partial(self._guests.attach_stream, framing=QEMU),
-                Dialect.BESS: self._guests.attach_packets,
+                Dialect.BESS: partial(self._guests.attach_packets, dialect=Dialect.BESS),
                 Dialect.VPNKIT: self._shake_hands,
             }
             take = accepted[interface.dialect]
@@ -79,6 +81,13 @@ class Interfaces:
                 sock.send(answer)
             if not handshake.done:
                 return None
-            return partial(self._guests.attach_stream, sock, HYPERKIT, Offload.NONE, handshake.rest)
+            return partial(
+                self._guests.attach_stream,
+                sock,
+                HYPERKIT,
+                Offload.NONE,
+                handshake.rest,
+                dialect=Dialect.VPNKIT,
+            )
 
         self._lobby.enter(sock, feed)

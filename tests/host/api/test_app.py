@@ -35,6 +35,9 @@ class Backend:
     def cam(self) -> dict[str, int]:
         return {"5a:94:ef:e4:0c:ee": 0}
 
+    def ports(self) -> list[dict[str, object]]:
+        return [{"port": 0, "dialect": "taplink/1"}]
+
     def leases(self) -> dict[str, str]:
         return {"192.168.127.1": "5a:94:ef:e4:0c:dd", "192.168.127.2": "5a:94:ef:e4:0c:ee"}
 
@@ -78,6 +81,7 @@ def port() -> int:
     ("path", "text"),
     [
         ("/stats", '{"BytesSent":1,"TCP":{"Retransmits":2}}\n'),
+        ("/ports", '[{"port":0,"dialect":"taplink/1"}]\n'),
         ("/cam", '{"5a:94:ef:e4:0c:ee":0}\n'),
         (
             "/leases",
