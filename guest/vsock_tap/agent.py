@@ -20,7 +20,7 @@ from math import inf
 from dpkt.arp import ARP, ARP_OP_REQUEST
 from dpkt.ethernet import ETH_TYPE_ARP, Ethernet
 
-from taplink.endpoint import EndpointError
+from taplink.endpoint import EndpointError, programs_ended
 from taplink.framing import LinkError
 from taplink.notify import notifier
 from taplink.tap import Tap, open_tap
@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 COMPLAINT_INTERVAL = 60.0  # seconds
 FLUSH_TIMEOUT = 1.0
+PROGRAM_PATIENCE = 3.0
+"""Seconds for a program whose guest we were to end by itself."""
 """Seconds the last frame, a DHCPRELEASE, may take to leave."""
 
 
@@ -346,6 +348,7 @@ class Agent:
             if self._claimed:
                 self._restore_resolv_conf("the agent ends")
                 self._resolv_conf.release()
+            await programs_ended(PROGRAM_PATIENCE)
 
     def _status(self, text: str) -> None:
         self._notify(f"STATUS={text}")

@@ -41,7 +41,8 @@ def _parser() -> flags.Parser:
         "--url",
         type=checked(parse_peer),
         default=config.DEFAULT_URL,
-        help=f"where the host listens: vsock://, unix:// or tcp:// ({config.DEFAULT_URL})",
+        help="where the host listens: vsock://, unix:// or tcp://, or stdio:///PROGRAM to start it "
+        f"({config.DEFAULT_URL})",
     )
     add(
         "--iface",

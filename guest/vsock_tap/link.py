@@ -5,8 +5,8 @@ import random
 import socket
 from dataclasses import dataclass
 
-from taplink.endpoint import Endpoint, connect
-from taplink.framing import LinkError
+from taplink.endpoint import Endpoint, Scheme, connect
+from taplink.framing import HYPERKIT, LinkError
 from taplink.upgrade import SILENCE, Agreed, ResponseReader, connect_request
 from taplink.vnet import Offload
 
@@ -55,6 +55,8 @@ async def open_link(endpoint: Endpoint, offload: Offload, *, silence: float = SI
     EndpointError when it can never be reached.
     """
     sock = await connect(endpoint, CONNECT_TIMEOUT)
+    if endpoint.scheme is Scheme.STDIO:  # a program has nothing else to speak
+        return Link(sock, Agreed(HYPERKIT, Offload.NONE, b""))
     try:
         agreed = await negotiate(sock, connect_request(endpoint, offload), offload, silence)
     except BaseException:

@@ -2,7 +2,7 @@
 
     vsock://CID:PORT/path   unix:///path   tcp://host:port/path     (byte streams)
     unixpacket:///path   unixgram:///path                           (packets, to be listened at)
-    stdio:///program                                                (parsed, not opened yet)
+    stdio:///program?flag=value                                     (a program to be started)
 
 `vsock://null:PORT/folder` is what hyperkit on macOS has for vsock: a unix socket in that folder.
 
@@ -20,7 +20,7 @@ import socket
 import stat
 from dataclasses import dataclass, field
 from enum import StrEnum
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from taplink.text import reason
 
@@ -39,6 +39,7 @@ reset a stream of many small frames that goes over; the bound follows this size.
 
 _BUFFER_OPTIONS = ((32, socket.SO_SNDBUF), (33, socket.SO_RCVBUF))
 """Each behind its SO_…BUFFORCE (asm-generic/socket.h), which `socket` has no name for."""
+_programs: set[asyncio.Task[int]] = set()
 _PORT = re.compile(r"[0-9]{1,10}")
 _PEER, _LISTENER = "vsock://2:1024", "vsock://:1024"
 """Examples for who wrote something else: of what is connected to, and of where to listen."""
@@ -77,7 +78,8 @@ class Endpoint:
     """A parsed URL; which of the fields mean something depends on the scheme.
 
     `cid` is None where a listener takes any.  `host` is a name or an address without brackets,
-    empty for every address of the machine.  `request_path` is what /connect is called there.
+    empty for every address of the machine.  `request_path` is what /connect is called there, and
+    `arguments` are those of a program at `path`.
     """
 
     scheme: Scheme
@@ -86,6 +88,7 @@ class Endpoint:
     port: int = 0
     path: str = ""
     request_path: str = DEFAULT_REQUEST_PATH
+    arguments: tuple[str, ...] = ()
     url: str = field(default="", compare=False)
 
     def __str__(self) -> str:
@@ -141,7 +144,10 @@ def parse(url: str, example: str = _PEER) -> Endpoint:
         case _:
             if parts.netloc:
                 raise EndpointError(f"{url}: the path is absolute: {scheme}:///path")
-            return Endpoint(scheme, path=_socket_path(url, parts.path), url=url)
+            arguments = tuple(f"-{flag}={value}" for flag, value in parse_qsl(parts.query, True))
+            return Endpoint(
+                scheme, path=_socket_path(url, parts.path), arguments=arguments, url=url
+            )
 
 
 def _parse_vsock(url: str, authority: str, path: str, example: str) -> Endpoint:
@@ -219,6 +225,8 @@ def _check_transport(endpoint: Endpoint, example: str) -> None:
 
 def _check_peer(endpoint: Endpoint) -> None:
     """Raise EndpointError for what can be listened at, but never connected to."""
+    if endpoint.scheme is Scheme.STDIO:
+        return
     _check_transport(endpoint, _PEER)
     if endpoint.scheme is Scheme.TCP and not endpoint.host:
         raise EndpointError(f"{endpoint}: no host to connect to, such as tcp://127.0.0.1:1024")
@@ -244,9 +252,39 @@ async def connect(endpoint: Endpoint, timeout: float) -> socket.socket:
                 return await _connect_unix(endpoint)
             case Scheme.TCP:
                 return await _connect_tcp(endpoint)
+            case Scheme.STDIO:
+                return await _start_program(endpoint)
             case _:
                 address = (endpoint.cid, endpoint.port)
                 return await _connect_socket(_vsock_socket(endpoint), address)
+
+
+async def _start_program(endpoint: Endpoint) -> socket.socket:
+    """Start a program with a socket for standard input and output; it ends when that does."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            _set_unix_buffers(ours)
+            _set_unix_buffers(theirs)
+            ours.setblocking(False)
+            process = await asyncio.create_subprocess_exec(
+                endpoint.path, *endpoint.arguments, stdin=theirs.fileno(), stdout=theirs.fileno()
+            )
+        except BaseException as error:
+            ours.close()
+            if isinstance(error, (FileNotFoundError, PermissionError)):
+                raise EndpointError(f"{endpoint}: {reason(error)}") from error
+            raise
+    waiting = asyncio.get_running_loop().create_task(process.wait())
+    _programs.add(waiting)  # whoever lets go of a process kills it
+    waiting.add_done_callback(_programs.discard)
+    return ours
+
+
+async def programs_ended(timeout: float) -> None:
+    """Wait, for so many seconds at most, until the programs have ended that were let go."""
+    if _programs:
+        await asyncio.wait(_programs, timeout=timeout)
 
 
 async def _connect_unix(endpoint: Endpoint) -> socket.socket:

@@ -9,8 +9,9 @@ import pytest
 
 from tests.lab import dialects, frames
 from tests.lab.dialects import LISTENERS, Guest, Stdio, closing
+from tests.lab.namespace import Namespace
 from tests.lab.network import World, make_guest
-from tests.lab.programs import GATEWAY, Gvproxy
+from tests.lab.programs import GATEWAY, GVPROXY, Agent, Gvproxy
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
@@ -71,6 +72,16 @@ def test_a_guest_whose_program_gvproxy_is(world: World, feed: str) -> None:
     assert "ending (its only guest has gone)" in said
     assert "Traceback" not in said
     assert not api.exists()
+
+
+def test_an_agent_whose_program_gvproxy_is(world: World) -> None:
+    with Namespace("alone", world.folder) as machine:
+        url = f"stdio://{GVPROXY}?listen-stdio=accept&ssh-port=-1"
+        agent = Agent(machine, url)
+        agent.wait()
+        assert "1 received" in machine.run("ping", "-c", "1", GATEWAY)
+        agent.process.stop()
+        assert "ending (its only guest has gone)" in agent.process.log.read_text()
 
 
 def test_a_guest_of_a_program_with_others(world: World) -> None:
