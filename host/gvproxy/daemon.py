@@ -151,8 +151,7 @@ class Daemon:
         descriptors = descriptor_limit()
         share = descriptors // 4
         mappings, queries = min(MAX_MAPPINGS, share), min(MAX_IN_FLIGHT, share)
-        published = min(MAX_PUBLISHED, share // 2)
-        rest = descriptors - mappings - queries - published - min(RESERVED, share)
+        rest = descriptors - mappings - queries - min(RESERVED, share)
         self.network = VirtualNetwork(self.stack, loop)
         self._tcp = TcpFlows(self.stack, loop, destinations, config.connect_timeout, rest)
         self._udp = UdpFlows(self.stack, loop, destinations, mappings)
@@ -169,7 +168,14 @@ class Daemon:
         self._dns_tcp = DnsTcp(self._dns)
         listeners = Listeners(loop, self.network, self._tcp.dial)
         resolve = partial(look_up, names)
+        published = min(MAX_PUBLISHED, rest // 2)
         self.forwarder = Forwarder(config, listeners, resolve, published)
+
+        def leave_descriptors(count: int) -> None:
+            """Have connections do without what published ports take."""
+            self._tcp.limit = rest - count
+
+        self.forwarder.changed = leave_descriptors
         self._tunnels = Tunnels(self.stack, loop, self._tcp, config.connect_timeout)
         posts = {"/connect": self._take_link, "/tunnel": self._take_tunnel}
         self._reception = Reception(loop, posts, self._take_http)

@@ -53,7 +53,10 @@ class TcpFlows:
         connect_timeout: float,
         limit: int,
     ) -> None:
-        """`connect_timeout` in seconds, for connections to the outside; `limit` of sockets."""
+        """`connect_timeout` in seconds, for connections to the outside.
+
+        `limit` is of sockets; it may be set anew at any time.
+        """
         self.stack = stack
         self.loop = loop
         self.pending = 0
@@ -62,7 +65,7 @@ class TcpFlows:
         self.hangups = HangUps(loop)
         self._destinations = destinations
         self._connect_timeout = connect_timeout
-        self._limit = limit
+        self.limit = limit
         self._complaint = Complaint(log)
         stack.connections.forward = self._forward
 
@@ -81,7 +84,7 @@ class TcpFlows:
             self._refuse(connection, now)
             return
         if self.full:
-            self._complaint.warn(now, "no connection for a guest: there are %d", self._limit)
+            self._complaint.warn(now, "no connection for a guest: there are %d", self.limit)
             self._refuse(connection, now)
             return
         try:
@@ -105,9 +108,9 @@ class TcpFlows:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         now = self.loop.time()
         flow = TcpFlow(self, None, sock)
-        if len(self.open) > self._limit:
+        if len(self.open) > self.limit:
             self.stack.counters.connections_refused += 1
-            self._complaint.warn(now, "no connection to the guest: there are %d", self._limit)
+            self._complaint.warn(now, "no connection to the guest: there are %d", self.limit)
             flow.discard(reset=True)
             return
         try:
@@ -119,7 +122,7 @@ class TcpFlows:
     @property
     def full(self) -> bool:
         """There are as many flows as there may be."""
-        return len(self.open) >= self._limit
+        return len(self.open) >= self.limit
 
     def join(self, connection: Connection, sock: socket.socket, first: bytes, now: float) -> None:
         """Join an established connection to a socket, non-blocking, which the flow owns then.

@@ -62,6 +62,8 @@ class Forwarder:
         self._resolve = resolve
         self._limit = limit
         self._published: dict[tuple[Protocol, str], _Published] = {}
+        self.changed: Callable[[int], None] = lambda count: None
+        """Called with how many there are, when that has changed."""
 
     async def expose(
         self, local: str, remote: str, protocol: str = Protocol.TCP, caller: str | None = None
@@ -97,6 +99,7 @@ class Forwarder:
                 published.listener.close()
             raise
         self._published |= opened
+        self.changed(len(self._published))
         log.info("%s %s leads to %s", kind, local, replace(pairs[0][1], host=str(address)))
 
     async def unexpose(
@@ -119,6 +122,7 @@ class Forwarder:
                 )
         for key in keys:
             self._published.pop(key).listener.close()
+        self.changed(len(self._published))
         log.info("%s %s leads nowhere any more", kind, local)
 
     def all(self) -> list[dict[str, str]]:

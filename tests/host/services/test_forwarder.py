@@ -178,6 +178,18 @@ def test_what_was_taken_back_is_free_again(bench: Bench, port: int) -> None:
     assert bench.dialled[1][2] == 81
 
 
+def test_how_many_there_are_is_told(bench: Bench) -> None:
+    told: list[int] = []
+    bench.forwarder.changed = told.append
+    first = consecutive(3)[0]
+    local, remote = f"127.0.0.1:{first}-{first + 2}", f"{GUEST}:1-3"
+    bench.expose(local, remote)
+    with pytest.raises(errors.AlreadyExposedError):
+        bench.expose(local, remote)
+    bench.unexpose(f"127.0.0.1:{first}")
+    assert told == [3, 2]
+
+
 def test_a_thousand_ports(bench: Bench) -> None:
     for number in range(1000):
         bench.expose(f"127.1.{number >> 8}.{number & 255}:8080", f"{GUEST}:80")
