@@ -14,7 +14,6 @@ from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from math import inf
-from pathlib import Path
 from secrets import token_bytes
 
 from gvproxy.api.adopt import adopt
@@ -191,7 +190,7 @@ class Daemon:
         self._http = make_runner(make_app(self, Profiler() if config.debug else None))
         self._guest_http = make_runner(make_guest_app(self.forwarder))
         self._adopting: set[asyncio.Task[None]] = set()
-        self._sockets: list[Path] = []
+        self._sockets: dict[str, tuple[int, int] | None] = {}
 
     async def start(self) -> None:
         """Listen and publish as configured; raises StartError, and `close` cleans up."""
@@ -214,8 +213,8 @@ class Daemon:
             self._listen("-services", where, self._desk)
         for interface in self._config.interfaces:
             self._interfaces.open(interface)
-            if interface.endpoint.path:
-                self._sockets.append(Path(interface.endpoint.path))
+            if path := interface.endpoint.path:
+                self._sockets[path] = endpoint.identity(path)
         for forward in self._config.forwards:
             try:
                 await self.forwarder.expose(forward.local, forward.remote, forward.protocol)
@@ -232,7 +231,7 @@ class Daemon:
         except EndpointError as error:
             raise StartError(f"{flag}: {error}") from error
         if where.path:
-            self._sockets.append(Path(where.path))
+            self._sockets[where.path] = endpoint.identity(where.path)
         reception.listen(sock)
         log.info("listening at %s", where)
 
@@ -245,9 +244,8 @@ class Daemon:
         self._reception.close()
         self._desk.close()
         await self.forwarder.close()
-        for path in self._sockets:
-            with suppress(OSError):
-                path.unlink()
+        for path, listener in self._sockets.items():
+            endpoint.unlink(path, listener)
         self._tunnels.close()
         self._tcp.close()
         self.network.close()

@@ -359,6 +359,22 @@ def listen(endpoint: Endpoint, backlog: int = 1024) -> socket.socket:
     return sock
 
 
+def identity(path: str) -> tuple[int, int] | None:
+    """Tell which file is at a path; None where there is none."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def unlink(path: str, listener: tuple[int, int] | None) -> None:
+    """Remove the file of a listener, by its `identity`, unless another has taken its place."""
+    if listener is not None and identity(path) == listener:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
 def _bind_unix(endpoint: Endpoint) -> socket.socket:
     kind = _UNIX_KINDS[endpoint.scheme]
     if kind is None:

@@ -115,6 +115,15 @@ def test_it_comes_and_goes(run: Callable[..., None], path: Path) -> None:
     assert not path.exists()
 
 
+def test_another_socket_at_its_place_stays(run: Callable[..., None], path: Path) -> None:
+    async def scenario(daemon: Daemon) -> None:
+        path.unlink()
+        path.touch()
+
+    run(settings(path), scenario)
+    assert path.exists()
+
+
 def test_it_ends_while_everything_is_in_use(run: Callable[..., None], path: Path) -> None:
     """A guest, its connections to the outside, its datagrams, a client of the API."""
 

@@ -44,6 +44,13 @@ class _Published:
     listener: Listener
 
 
+def _is_address(host: str) -> bool:
+    try:
+        return bool(IPv4Address(host))
+    except ValueError:
+        return False
+
+
 class Forwarder:
     """What is published of one virtual network."""
 
@@ -79,7 +86,10 @@ class Forwarder:
         if guest is not None and not kind.has_ports:
             raise ForbiddenError(f"{guest} may publish ports, not files of the host")
         pairs = forwards.read(kind, local, remote)
-        address = await self._address(pairs[0][1].host, caller)
+        host = pairs[0][1].host
+        if guest is not None and host and not _is_address(host):
+            raise ForbiddenError(f"{guest} may have no names looked up: {host}")
+        address = await self._address(host, caller)
         if guest not in (None, address):
             raise ForbiddenError(f"{guest} may publish its own ports, not those of {address}")
         key = await self._listeners.prepare(pairs[0][1])

@@ -23,10 +23,10 @@ class HostsFile:
     ) -> None:
         self._file = FollowedFile(path)
         self._loopback = loopback
-        self._addresses: dict[str, list[Address]] = {}
+        self._addresses: dict[str, tuple[Address, ...]] = {}
         self._names: dict[Address, str] = {}
 
-    def addresses(self, name: str, now: float) -> list[Address] | None:
+    def addresses(self, name: str, now: float) -> tuple[Address, ...] | None:
         """Return the addresses of a name, in lower case and without a final dot, if it has any."""
         self._follow(now)
         return self._addresses.get(name)
@@ -43,7 +43,8 @@ class HostsFile:
 
     def _read(self, text: str) -> None:
         self._addresses, self._names = {}, {}
-        read = cache(_read_address)  # long files are lists of names to block, with one address
+        # Long files are lists of names to block, all with one address.
+        read, alone = cache(_read_address), cache(_alone)
         for line in text.splitlines():
             first, *names = line.partition("#")[0].split() or [""]
             address = read(first)
@@ -59,9 +60,15 @@ class HostsFile:
             for name in names:
                 if name in _NO_NAMES or name.endswith(".localhost"):
                     continue
-                found = self._addresses.setdefault(name, [])
-                if address not in found:
-                    found.append(address)
+                found = self._addresses.get(name)
+                if found is None:
+                    self._addresses[name] = alone(address)
+                elif address not in found:
+                    self._addresses[name] = (*found, address)
+
+
+def _alone(address: Address) -> tuple[Address, ...]:
+    return (address,)
 
 
 def _read_address(text: str) -> Address | None:

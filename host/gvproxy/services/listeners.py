@@ -9,7 +9,6 @@ import os
 import socket
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
-from contextlib import suppress
 from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
@@ -115,12 +114,12 @@ class _UnixListener:
             sock = endpoint.listen(endpoint.parse_listener(f"unix://{quote(path)}"), BACKLOG)
         except EndpointError as error:
             raise ListenError(f"cannot listen on {error}") from error
+        self._identity = endpoint.identity(path)
         self._acceptor = Acceptor(loop, sock, take)
 
     def close(self) -> None:
         self._acceptor.close()
-        with suppress(OSError):
-            os.unlink(self._path)
+        endpoint.unlink(self._path, self._identity)
         if self._closed is not None:
             self._closed()
 

@@ -6,6 +6,7 @@ After them come names of the host's hosts(5).  Addresses are looked up in the sa
 the network that nobody has do not exist.
 """
 
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Protocol
 
@@ -66,7 +67,7 @@ class LocalNames:
             return None
         return _answer(query, addresses)
 
-    def addresses(self, name: str, now: float) -> list[Address] | None:
+    def addresses(self, name: str, now: float) -> Sequence[Address] | None:
         """Return a name's addresses, none where it does not exist; None for names of others."""
         labels = dnsmessage.labels(name)
         split = self.zones.split(labels)
@@ -74,14 +75,14 @@ class LocalNames:
             return self._in_zone(*split, now) or []
         return self._outside_zones(labels, now)
 
-    def _in_zone(self, relative: Labels, apex: Labels, now: float) -> list[Address] | None:
+    def _in_zone(self, relative: Labels, apex: Labels, now: float) -> Sequence[Address] | None:
         found = self.zones.find(relative, apex)
         if found is None and len(relative) == 1:
             guest = self._guest(_text(relative), now)
             return None if guest is None else [guest]
         return found
 
-    def _outside_zones(self, labels: Labels, now: float) -> list[Address] | None:
+    def _outside_zones(self, labels: Labels, now: float) -> Sequence[Address] | None:
         name = _text(labels)
         if len(labels) == 1:
             guest = self._guest(name, now)
@@ -120,7 +121,7 @@ class LocalNames:
         return name if fits else None
 
 
-def _answer(query: Query, addresses: list[Address] | None) -> bytes:
+def _answer(query: Query, addresses: Sequence[Address] | None) -> bytes:
     """Reply with the addresses of the type that is asked for; None is a name that is not there."""
     if addresses is None:
         return dnsmessage.reply(query, Rcode.NXDOMAIN, authoritative=True)

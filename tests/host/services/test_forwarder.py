@@ -337,6 +337,12 @@ def test_a_name_leads_to_its_address_in_the_network(bench: Bench, port: int, nam
     assert bench.forwarder.all()[0]["remote"] == f"{GUEST}:22"
 
 
+def test_a_guest_has_no_names_looked_up(bench: Bench, port: int) -> None:
+    with pytest.raises(errors.ForbiddenError, match="may have no names looked up: guest"):
+        bench.expose(f"127.0.0.1:{port}", "guest:22", caller=GUEST)
+    assert bench.forwarder.all() == []
+
+
 # Unix sockets
 
 
@@ -369,6 +375,15 @@ def test_a_stale_socket_is_replaced_and_a_busy_one_is_not(bench: Bench, tmp_path
     bench.expose(str(path), f"tcp://{GUEST}:80", "unix")
     with pytest.raises(errors.AlreadyExposedError, match=f"for unix on {path}"):
         bench.expose(str(path), f"tcp://{GUEST}:81", "unix")
+
+
+def test_what_has_taken_the_place_of_a_socket_stays(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    bench.expose(str(path), f"tcp://{GUEST}:80", "unix")
+    path.unlink()
+    path.write_text("another's")
+    bench.unexpose(str(path), "unix")
+    assert path.read_text() == "another's"
 
 
 def test_a_file_is_never_replaced(bench: Bench, tmp_path: Path) -> None:
