@@ -87,6 +87,18 @@ def _stream(name: str, *options: str) -> Load:
     return Load(name, measure)
 
 
+def _plain(name: str, *options: str) -> Load:
+    """One direction of TCP with a guest without offloads."""
+
+    def measure(way: Way, seconds: float) -> Figures:
+        if way.plain is None:
+            return {}
+        received = iperf(way.plain, seconds, *options)["sum_received"]
+        return {name: received["bits_per_second"] / 1e9}
+
+    return Load(name, measure)
+
+
 def _both(name: str, *options: str) -> Load:
     """Both directions at once: each one's rate."""
 
@@ -193,6 +205,8 @@ LOADS = (
     _stream("tcp8-up", "-P", "8"),
     _stream("tcp8-down", "-P", "8", "-R"),
     _both("tcp8-both", "-P", "8"),
+    _plain("plain1-up"),
+    _plain("plain1-down", "-R"),
     _udp("udp-up"),
     _udp("udp-down", "-R"),
     _http("http1", 1),

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab import dns
+from tests.lab.cabled import Setting, lay
+from tests.lab.impairment import Impairment
 from tests.lab.namespace import Namespace
 from tests.lab.process import Process
 from tests.lab.programs import GATEWAY, HOST, Agent, Gvproxy
@@ -25,6 +27,7 @@ PASTA = "pasta"
 HTTP_PORT = 8080
 IDLE_PORT = 9000
 
+PLAIN_DEVICE = "192.168.127.3"
 _GATEWAY = "10.99.0.1"
 """Where the host's default route leads to; pasta lends this address to the host's loopback."""
 _ADDRESS = "10.99.0.2"
@@ -73,6 +76,8 @@ class Way:
     """What is pinged."""
     name_server: str = ""
     """Which keeps answers; empty where there is none, or none that does."""
+    plain: "Way | None" = None
+    """The same for a guest without offloads, whose frames are of an MTU; loopback is its own."""
     processes: Sequence[Process] = ()
     """What carries the traffic, for its CPU time and memory."""
 
@@ -140,7 +145,17 @@ def _ours(host: Namespace, stack: contextlib.ExitStack) -> Way:
     agent = Agent(guest, gvproxy.url, "-mtu", "1500")
     agent.wait()
     processes = gvproxy.process, agent.process
-    return Way(OURS, host, guest, HOST, GATEWAY, GATEWAY, processes)
+    plain = _plain(host, gvproxy, stack)
+    return Way(OURS, host, guest, HOST, GATEWAY, GATEWAY, plain, processes)
+
+
+def _plain(host: Namespace, gvproxy: Gvproxy, stack: contextlib.ExitStack) -> Way:
+    """A guest without offloads at the same gvproxy: a cable that impairs nothing is its machine."""
+    guest = stack.enter_context(_namespace("guest-plain", host.folder))
+    setting = Setting(Impairment(), offload=False)
+    process = lay(host.folder, setting, guest, gvproxy.url, PLAIN_DEVICE)
+    stack.callback(process.stop, status=None)
+    return Way(OURS, host, guest, HOST, GATEWAY, processes=(gvproxy.process, process))
 
 
 def _slirp(host: Namespace, stack: contextlib.ExitStack) -> Way:
@@ -172,7 +187,9 @@ def set_up(folder: Path) -> Iterator[Bench]:
     with contextlib.ExitStack() as stack:
         host = stack.enter_context(_host(folder))
         _servers(host)
-        bench = Bench(host, [Way(LOOPBACK, host, host, "127.0.0.1", "127.0.0.1")], {})
+        loopback = Way(LOOPBACK, host, host, "127.0.0.1", "127.0.0.1")
+        loopback.plain = loopback
+        bench = Bench(host, [loopback], {})
         for name, make in ((SLIRP, _slirp), (PASTA, _pasta), (OURS, _ours)):
             if name != OURS and shutil.which(name) is None:
                 bench.skipped[name] = "not installed"

@@ -63,7 +63,7 @@ Side = Callable[[Path, Setting], contextlib.AbstractContextManager[Cabled]]
 def kernels(folder: Path, setting: Setting) -> Iterator[Cabled]:
     """Lay the cable between two kernels."""
     with _namespaces(folder) as (guest, host):
-        process = _lay(folder, setting, guest, f"{host.pid}/{DEVICE_NAME}")
+        process = lay(folder, setting, guest, f"{host.pid}/{DEVICE_NAME}")
         try:
             _set_up(host, HOST, setting)
             yield Cabled(guest, host, None, process)
@@ -76,7 +76,7 @@ def ours(folder: Path, setting: Setting) -> Iterator[Cabled]:
     """Lay the cable between a kernel and gvproxy."""
     with _namespaces(folder) as (guest, host):
         gvproxy = Gvproxy(folder, host)
-        process = _lay(folder, setting, guest, gvproxy.url)
+        process = lay(folder, setting, guest, gvproxy.url)
         try:
             yield Cabled(guest, host, gvproxy, process)
         finally:
@@ -90,7 +90,10 @@ def _namespaces(folder: Path) -> Iterator[tuple[Namespace, Namespace]]:
         yield guest, host
 
 
-def _lay(folder: Path, setting: Setting, guest: Namespace, far: str) -> Process:
+def lay(
+    folder: Path, setting: Setting, guest: Namespace, far: str, address: str = DEVICE
+) -> Process:
+    """Lay a cable from the guest's tap0 to `far`: another tap, or the URL of a gvproxy."""
     argv = cable.command(
         *(f"{guest.pid}/{DEVICE_NAME}", far, setting.impairment),
         offload=setting.offload,
@@ -99,7 +102,7 @@ def _lay(folder: Path, setting: Setting, guest: Namespace, far: str) -> Process:
     process = Process("cable", argv, folder / "cable.log", {"PYTHONPATH": str(_ROOT)})
     try:
         process.wait_for("ready")
-        _set_up(guest, DEVICE, setting)
+        _set_up(guest, address, setting)
     except BaseException:
         process.stop(status=None)
         raise
