@@ -84,13 +84,13 @@ class TcpFlows:
             self._refuse(connection, now)
             return
         if self.full:
-            self._complaint.warn(now, "no connection for a guest: there are %d", self.limit)
+            self._complaint.make(now, "no connection for a guest: there are %d", self.limit)
             self._refuse(connection, now)
             return
         try:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as error:
-            self._complaint.warn(now, "no socket for a guest's connection: %s", error.strerror)
+            self._complaint.make(now, "no socket for a guest's connection: %s", error.strerror)
             self._refuse(connection, now)
             return
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent data is data
@@ -110,13 +110,13 @@ class TcpFlows:
         flow = TcpFlow(self, None, sock)
         if len(self.open) > self.limit:
             self.stack.counters.connections_refused += 1
-            self._complaint.warn(now, "no connection to the guest: there are %d", self.limit)
+            self._complaint.make(now, "no connection to the guest: there are %d", self.limit)
             flow.discard(reset=True)
             return
         try:
             flow.connection = self.stack.connections.open(flow, address, port, now)
         except OSError as error:
-            self._complaint.warn(now, "no connection to the guest: %s", error)
+            self._complaint.make(now, "no connection to the guest: %s", error)
             flow.discard(reset=True)
 
     @property
@@ -139,7 +139,7 @@ class TcpFlows:
         """Say that there is no guest where a published port leads."""
         path: TcpPath = connection.path  # type: ignore[assignment]
         guest = socket.inet_ntoa(path.guest)
-        self._complaint.warn(now, "a connection is reset: no guest answers at %s", guest)
+        self._complaint.make(now, "a connection is reset: no guest answers at %s", guest)
 
     def close(self) -> None:
         """Reset every flow on both of its sides."""

@@ -56,7 +56,7 @@ class UdpFlows:
             try:
                 mapping = UdpMapping(self._loop, self._stack.udp, packet.station, key)
             except OSError as error:
-                self._complaint.warn(now, "no socket for UDP of a guest: %s", error.strerror)
+                self._complaint.make(now, "no socket for UDP of a guest: %s", error.strerror)
                 return
             self.mappings.add(key, mapping, now)
         mapping.send(datagram, host)

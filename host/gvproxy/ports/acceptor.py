@@ -70,6 +70,6 @@ class Acceptor:
     def _wait(self, error: OSError) -> None:
         now = self._loop.time()
         where = self._listener.getsockname()
-        self._complaint.warn(now, "cannot accept on %s: %s", where, error.strerror)
+        self._complaint.make(now, "cannot accept on %s: %s", where, error.strerror)
         self._loop.remove_reader(self._listener.fileno())
         self._pause = self._loop.call_later(FULL_PAUSE, self._listen)

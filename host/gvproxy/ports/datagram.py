@@ -112,12 +112,12 @@ class DatagramListener:
             return port
         now = self._loop.time()
         if not peer:
-            self._complaint.warn(now, "frames are dropped: their socket is bound to no address")
+            self._complaint.make(now, "frames are dropped: their socket is bound to no address")
             return None
         if len(self._ports) >= MAX_PEERS:
             self._ports = {name: port for name, port in self._ports.items() if not port.gone}
             if len(self._ports) >= MAX_PEERS:
-                self._complaint.warn(now, "a guest is refused: there are %d", MAX_PEERS)
+                self._complaint.make(now, "a guest is refused: there are %d", MAX_PEERS)
                 return None
         port = self._ports[peer] = self._attach(self._sock, peer)
         return port

@@ -31,6 +31,9 @@ OFFER_TIME = 60.0
 DECLINE_TIME = 3600.0
 """Seconds an address stays out of use after a client found somebody else at it."""
 
+GRANTS_LOGGED = 30
+"""A minute: a dozen guests may start at once, and one that asks and asks fills no disk."""
+
 _BROADCAST = b"\xff" * 4
 _BROADCAST_MAC = b"\xff" * 6
 _BROADCAST_FLAG = 0x8000
@@ -107,6 +110,7 @@ class DhcpServer:
         self._static = {mac: int(address) for address, mac in config.static_leases.items()}
         reserved = {config.gateway_ip, config.host_ip, *config.virtual_ips}
         self._table = LeaseTable(config.subnet, frozenset(map(int, reserved)), self._static)
+        self._granted = Complaint(log, logging.INFO, GRANTS_LOGGED)
         self._exhausted = Complaint(log)
         self._declined = Complaint(log)
         self._refused = Complaint(log)
@@ -159,7 +163,7 @@ class DhcpServer:
         if address is None:
             self.counters.exhausted += 1
             subnet = self._config.subnet
-            self._exhausted.warn(now, "no address left in %s for %s", subnet, _name(request))
+            self._exhausted.make(now, "no address left in %s for %s", subnet, _name(request))
             return None
         lease = self._table.find(request.key)
         if lease is None or lease.address != address or lease.expires <= now:
@@ -185,11 +189,11 @@ class DhcpServer:
         if not self._table.available(address, request.key, request.mac, now):
             self.counters.naks += 1
             wanted = IPv4Address(address)
-            self._refused.warn(now, "%s may not have %s", _name(request), wanted)
+            self._refused.make(now, "%s may not have %s", _name(request), wanted)
             return self._reply(request, dhcp.DHCPNAK, 0, now)
         lease = self._table.find(request.key)
         if lease is None or lease.address != address or not lease.bound:
-            log.info("%s has %s", _name(request), IPv4Address(address))
+            self._granted.make(now, "%s has %s", _name(request), IPv4Address(address))
         expires = now + LEASE_TIME
         granted = Lease(address, request.key, request.mac, expires, bound=True, name=request.name)
         self._table.put(granted, now)
@@ -218,7 +222,7 @@ class DhcpServer:
             self.counters.ignored += 1
             return
         address = IPv4Address(request.requested)
-        self._declined.warn(now, "%s found %s in use by another", _name(request), address)
+        self._declined.make(now, "%s found %s in use by another", _name(request), address)
         declined = Lease(lease.address, None, lease.mac, now + DECLINE_TIME, bound=False)
         self._table.put(declined, now)
         self.counters.declines += 1

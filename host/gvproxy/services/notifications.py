@@ -90,7 +90,7 @@ class Notifications:
                     await self._tell(line.encode() + b"\n")
             except (OSError, ValueError) as error:  # ValueError: a path that cannot be one
                 now = asyncio.get_running_loop().time()
-                self._complaint.warn(now, "-notification %s: %s", self._path, reason(error))
+                self._complaint.make(now, "-notification %s: %s", self._path, reason(error))
 
     async def _tell(self, line: bytes) -> None:
         _, writer = await asyncio.open_unix_connection(self._path)

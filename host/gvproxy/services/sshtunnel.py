@@ -89,7 +89,7 @@ class SshTunnel:
 
     def _complain(self, text: str, why: object) -> None:
         now = asyncio.get_running_loop().time()
-        self._complaint.warn(now, text, self._remote, why)
+        self._complaint.make(now, text, self._remote, why)
 
     def _left(self, task: asyncio.Task[None]) -> None:
         self._clients.discard(task)

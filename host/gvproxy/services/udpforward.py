@@ -121,7 +121,7 @@ class UdpForward:
             try:
                 client.transport = self._network.bind(client)
             except OSError:
-                self._complaint.warn(now, "a datagram is lost: the gateway has no port left")
+                self._complaint.make(now, "a datagram is lost: the gateway has no port left")
                 return
             self._clients.add(key, client, now)
         client.transport.sendto(payload, self.guest)

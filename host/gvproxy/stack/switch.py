@@ -71,7 +71,7 @@ class Switch:
             self.appeared(mac, port)
         elif station.port is not port:
             text = "%s moved to port %d"
-            self._moved.warn(now, text, ethernet.format_mac(mac), port.number)
+            self._moved.make(now, text, ethernet.format_mac(mac), port.number)
             station.port = port
             self.appeared(mac, port)
         station.seen = now
