@@ -56,6 +56,19 @@ def test_a_guest_comes_and_goes_and_comes_again(world: World, name: str, feed: s
                 assert list(gvproxy.get("/cam")) == ["5a:94:ef:e4:0c:ee"]
 
 
+@pytest.mark.parametrize("name", ["v.sock_1024", "00000002.00000400"])
+def test_vsock_that_is_a_unix_socket_of_the_host(world: World, name: str) -> None:
+    """As Firecracker and cloud-hypervisor have it, and hyperkit."""
+    path = world.folder / name
+    url = f"unix://{path}" if "_" in name else f"vsock://null:1024{world.folder}"
+    gvproxy = Gvproxy(world.folder, world.host, "-listen", url)
+    gvproxy.process.wait_for("is ready")
+    with closing(dialects.connect(path)) as guest:
+        frames.live(guest, world.host)
+    gvproxy.process.stop()
+    assert not path.exists()
+
+
 def test_vfkit_need_not_greet(world: World) -> None:
     with listening(world, "vfkit"), closing(dialects.vfkit(world.folder / "vfkit.sock")) as guest:
         frames.live(guest, world.host)
