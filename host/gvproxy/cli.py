@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gvproxy import activation, listening
 from gvproxy import config as settings
-from gvproxy import listening
 from gvproxy.config import Config, SshForward, configure
 from gvproxy.errors import ConfigError, GvproxyError
 from taplink import flags
@@ -26,21 +26,24 @@ _LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 def main(argv: list[str] | None = None) -> int:
     """Run the daemon and return its exit status; raises SystemExit where it is not run."""
     with flags.errors_in_one_line(PROGRAM, log, GvproxyError):
-        config = parse(sys.argv[1:] if argv is None else argv)
+        sockets = activation.sockets()
+        config = parse(sys.argv[1:] if argv is None else argv, activated=bool(sockets))
         set_up_logging(config.log_level, config.log_file)
         # Only now: a wrong flag is told, and the version printed, without loading the stack.
         from gvproxy import daemon
 
-        return daemon.run(config)
+        return daemon.run(config, sockets)
 
 
-def parse(argv: Sequence[str]) -> Config:
+def parse(argv: Sequence[str], *, activated: bool = False) -> Config:
     """Read the command line, and the file that it names, which it overrides.
 
+    `activated` tells that there are listening sockets already.
     Raises ConfigError, and SystemExit as `flags.Parser.read` does.
     """
     given = vars(_parser().read(argv))
     _join_ssh_forwards(given)
+    given |= {"activated": activated}
     path = given.pop("config", None)
     if path is None:
         return configure(**given)

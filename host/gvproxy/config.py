@@ -161,6 +161,7 @@ def configure(
     listen_bess: str | None = None,
     listen_vfkit: str | None = None,
     listen_stdio: str | None = None,
+    activated: bool = False,
     mtu: int = DEFAULT_MTU,
     ssh_port: int | None = None,
     subnet: str = DEFAULT_SUBNET,
@@ -192,7 +193,7 @@ def configure(
     An `ssh_port` of -1 publishes none; it is -1 by default where there are `forwards`.  A
     `keepalive` of 0 asks nobody.  Addresses that are not given are the first, the second and the
     last one of the subnet: the gateway's, the guest's and the host's.  `zones` replace the
-    profile's.
+    profile's.  `activated` tells that there are listening sockets already.
     """
     _check_range("-mtu", mtu, MIN_MTU, MAX_MTU)
     if ssh_port is None:
@@ -220,7 +221,7 @@ def configure(
         Dialect.BESS: listen_bess,
         Dialect.VFKIT: listen_vfkit,
     }
-    where = listening.read(listen, services, dialects, stdio=bool(listen_stdio))
+    where = listening.read(listen, services, dialects, others=bool(listen_stdio) or activated)
     return Config(
         listen=where.listen,
         services=where.services,

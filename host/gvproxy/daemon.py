@@ -9,13 +9,15 @@ import logging
 import signal
 import socket
 from asyncio import AbstractEventLoop, TimerHandle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from math import inf
 from secrets import token_bytes
 
+from gvproxy import activation
+from gvproxy.activation import Inherited
 from gvproxy.api.adopt import adopt
 from gvproxy.api.app import make_app, make_guest_app, make_runner
 from gvproxy.api.profiler import Profiler
@@ -80,11 +82,11 @@ CLOCK = 0.001
 """Seconds; what the loop can tell apart."""
 
 
-def run(config: Config) -> int:
+def run(config: Config, inherited: Sequence[Inherited] = ()) -> int:
     """Run a daemon until SIGTERM or SIGINT; returns the exit status, raises GvproxyError."""
     raise_descriptor_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner, pid_file(config.pid_file):
-        return runner.run(_serve(config))
+        return runner.run(_serve(config, inherited))
 
 
 def _loop_factory() -> Callable[[], AbstractEventLoop]:
@@ -96,7 +98,7 @@ def _loop_factory() -> Callable[[], AbstractEventLoop]:
     return factory
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, inherited: Sequence[Inherited]) -> int:
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[str] = loop.create_future()
 
@@ -107,7 +109,7 @@ async def _serve(config: Config) -> int:
     for number in _END_SIGNALS:
         loop.add_signal_handler(number, end, number.name)
     notify = notifier()
-    daemon = Daemon(config, loop)
+    daemon = Daemon(config, loop, inherited)
     daemon.deserted = lambda: end("its only guest has gone")
     try:
         await daemon.start()
@@ -126,8 +128,12 @@ async def _serve(config: Config) -> int:
 class Daemon:
     """One virtual network and everything that serves it; implements `api.app.Backend`."""
 
-    def __init__(self, config: Config, loop: AbstractEventLoop) -> None:
+    def __init__(
+        self, config: Config, loop: AbstractEventLoop, inherited: Sequence[Inherited] = ()
+    ) -> None:
+        """`inherited` are sockets that listen already, and belong to the daemon."""
         self._config = config
+        self._inherited = inherited
         self._loop = loop
         self._alarm: TimerHandle | None = None
         network = config.subnet
@@ -215,6 +221,8 @@ class Daemon:
             self._interfaces.open(interface)
             if path := interface.endpoint.path:
                 self._sockets[path] = endpoint.identity(path)
+        for one in self._inherited:
+            self._serve_inherited(one)
         for forward in self._config.forwards:
             try:
                 await self.forwarder.expose(forward.local, forward.remote, forward.protocol)
@@ -234,6 +242,15 @@ class Daemon:
             self._sockets[where.path] = endpoint.identity(where.path)
         reception.listen(sock)
         log.info("listening at %s", where)
+
+    def _serve_inherited(self, inherited: Inherited) -> None:
+        if inherited.dialect is not None:
+            self._interfaces.serve(inherited.dialect, inherited.sock)
+        elif inherited.name == activation.SERVICES:
+            self._desk.listen(inherited.sock)
+        else:
+            self._reception.listen(inherited.sock)
+        log.info("listening at %s", inherited)
 
     def _notify(self, event: Event, mac: str = "") -> None:
         if self._notifications is not None:
@@ -313,7 +330,7 @@ class Daemon:
     def _guest_left(self, port: GuestPort) -> None:
         self._presence.closed(port)
         config = self._config
-        if port is self._stdio and not (config.listen or config.interfaces):
+        if port is self._stdio and not (config.listen or config.interfaces or self._inherited):
             self.deserted()
 
     def _take_tunnel(self, sock: socket.socket, request: Request) -> None:

@@ -54,12 +54,15 @@ def read(
     services: str | None,
     dialects: Mapping[Dialect, str | None],
     *,
-    stdio: bool,
+    others: bool,
 ) -> Places:
-    """Read the URLs; with `stdio` a guest comes without any.  Raises ConfigError."""
+    """Read the URLs; where guests come in `others` ways there is no default.
+
+    Raises ConfigError.
+    """
     interfaces = _interfaces({dialect: url for dialect, url in dialects.items() if url})
     taken = tuple(interface.endpoint for interface in interfaces)
-    default = () if interfaces or stdio else (DEFAULT_LISTEN,)
+    default = () if interfaces or others else (DEFAULT_LISTEN,)
     where = _endpoints("-listen", listen or default, taken)
     taken += where
     return Places(where, _endpoints("-services", [services] if services else [], taken), interfaces)

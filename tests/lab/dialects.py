@@ -10,7 +10,7 @@ import socket
 import struct
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.lab.namespace import Namespace
@@ -178,7 +178,9 @@ def _connected(path: Path) -> socket.socket:
     return sock
 
 
-LISTENERS = {
+Come = Callable[[Path], Guest]
+
+LISTENERS: dict[str, tuple[str, Come]] = {
     "qemu": ("unix", qemu),
     "vpnkit": ("unix", vpnkit),
     "bess": ("unixpacket", bess),

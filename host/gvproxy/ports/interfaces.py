@@ -47,23 +47,24 @@ class Interfaces:
             sock = endpoint.listen(interface.endpoint)
         except EndpointError as error:
             raise StartError(f"-listen-{interface.dialect}: {error}") from error
-        if interface.dialect is Dialect.VFKIT:
-            self._listeners.append(
-                DatagramListener(
-                    self._loop, sock, partial(self._guests.attach_datagrams, dialect=Dialect.VFKIT)
-                )
-            )
-        else:
-            accepted: Mapping[Dialect, Callable[[socket.socket], object]] = {
-                Dialect.QEMU: partial(self._guests.attach_stream, framing=QEMU),
-                Dialect.BESS: partial(self._guests.attach_packets, dialect=Dialect.BESS),
-                Dialect.VPNKIT: self._shake_hands,
-            }
-            take = accepted[interface.dialect]
-            self._listeners.append(
-                Acceptor(self._loop, sock, lambda sock: take(endpoint.accepted(sock)))
-            )
+        self.serve(interface.dialect, sock)
         log.info("listening at %s for %s", interface.endpoint, interface.dialect)
+
+    def serve(self, dialect: Dialect, sock: socket.socket) -> None:
+        """Take guests at a socket that listens, which belongs to the interfaces from now on."""
+        if dialect is Dialect.VFKIT:
+            attach = partial(self._guests.attach_datagrams, dialect=dialect)
+            self._listeners.append(DatagramListener(self._loop, sock, attach))
+            return
+        accepted: Mapping[Dialect, Callable[[socket.socket], object]] = {
+            Dialect.QEMU: partial(self._guests.attach_stream, framing=QEMU),
+            Dialect.BESS: partial(self._guests.attach_packets, dialect=dialect),
+            Dialect.VPNKIT: self._shake_hands,
+        }
+        take = accepted[dialect]
+        self._listeners.append(
+            Acceptor(self._loop, sock, lambda sock: take(endpoint.accepted(sock)))
+        )
 
     def close(self) -> None:
         """Take nobody any more; those who are there stay."""

@@ -25,7 +25,8 @@ class _Daemon(ModuleType):
         super().__init__("gvproxy.daemon")
         self.configs: list[Config] = []
 
-    def run(self, config: Config) -> int:
+    def run(self, config: Config, inherited: tuple[object, ...]) -> int:
+        assert not inherited
         self.configs.append(config)
         return 7
 
@@ -193,7 +194,7 @@ def test_debug_logs_more(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_error_that_nobody_expected_is_one_line(
     debug: bool, daemon: _Daemon, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(config: Config) -> int:
+    def broken(*_: object) -> int:
         raise RuntimeError("nobody expected this")
 
     monkeypatch.setattr(daemon, "run", broken)
