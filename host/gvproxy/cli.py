@@ -187,5 +187,5 @@ def _parser() -> flags.Parser:
         "let guests reach 169.254.0.0/16 and with it the cloud's metadata",
         dest="ec2_metadata",
     )
-    parser.add_switch("--debug", "log in detail")
+    parser.add_switch("--debug", "log in detail, and have /debug/profile in the API")
     return parser
