@@ -67,7 +67,7 @@ log = logging.getLogger(__name__)
 
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6
+OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.USO4 | Offload.USO6
 """What the stack and the switch can take unfinished from a guest, and give."""
 
 RESERVED = 256 + 64 + dnstcp.MAX_ASKING

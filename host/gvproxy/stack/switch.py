@@ -8,7 +8,7 @@ from math import inf
 from gvproxy.complaint import Complaint
 from gvproxy.stack import gso
 from gvproxy.stack.port import Port, StackCounters, Station
-from gvproxy.wire import ethernet, ipv4, tcp
+from gvproxy.wire import ethernet, ipv4, tcp, udp
 from taplink import vnet
 
 log = logging.getLogger(__name__)
@@ -126,6 +126,7 @@ def _takes(offload: int, kind: int) -> bool:
         vnet.GSO_NONE: vnet.Offload.CSUM,
         vnet.GSO_TCPV4: vnet.Offload.CSUM | vnet.Offload.TSO4,
         vnet.GSO_TCPV6: vnet.Offload.CSUM | vnet.Offload.TSO6,
+        vnet.GSO_UDP_L4: vnet.Offload.CSUM | vnet.Offload.USO4 | vnet.Offload.USO6,
     }.get(kind & ~vnet.GSO_ECN)
     return needed is not None and offload & needed == needed
 
@@ -144,4 +145,6 @@ def _header_length(meta: bytes, body: bytes) -> int:
         header: int = start + (body[start + 12] >> 4) * 4
         # The checksum's field lies in the header.
         return header if start + offset + 2 <= header <= len(body) else 0
+    if kind == vnet.GSO_UDP_L4:
+        return start + udp.SIZE if offset == udp.CHECKSUM_OFFSET else 0
     return len(body)

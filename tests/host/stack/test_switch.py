@@ -252,13 +252,28 @@ def test_a_frame_above_the_mtu_does_not_reach_a_plain_port(mtu: int) -> None:
     assert bench.counters.oversized == 3
 
 
-def test_a_datagram_super_frame_does_not_reach_a_plain_port() -> None:
-    """Nobody was offered USO; a guest that says so all the same is not served."""
-    bench, other = pair(ALL, Offload.NONE)
-    frame = unfinished(between(udp, bytes(4000)))
-    bench.give(frame, meta=needs_csum(17, vnet.GSO_UDP_L4, 1400))
-    assert other.take() == []
-    assert bench.counters.oversized == 1
+USO = Offload.USO4 | Offload.USO6
+
+
+@pytest.mark.parametrize("there", [Offload.NONE, ALL, ALL | Offload.USO4])
+def test_a_super_datagram_is_cut_where_the_other_does_not_take_it(there: Offload) -> None:
+    bench, other = pair(ALL | USO, there)
+    payload = random.Random(1).randbytes(4000)
+    bench.give(unfinished(between(udp, payload)), meta=needs_csum(17, vnet.GSO_UDP_L4, 1400))
+    datagrams = [read(piece).data.data for piece in other.take()]
+    assert [datagram.data for datagram in datagrams] == [
+        payload[:1400],
+        payload[1400:2800],
+        payload[2800:],
+    ]
+    assert [datagram.ulen for datagram in datagrams] == [1408, 1408, 1208]
+
+
+def test_a_super_datagram_stays_one_where_the_other_takes_it() -> None:
+    bench, other = pair(ALL | USO, ALL | USO)
+    frame, meta = unfinished(between(udp, bytes(4000))), needs_csum(17, vnet.GSO_UDP_L4, 1400)
+    bench.give(frame, meta=meta)
+    assert other.sent == [(meta, frame)]
 
 
 @pytest.mark.parametrize("there", [ALL, Offload.NONE])
