@@ -169,6 +169,12 @@ def _parser() -> flags.Parser:
     )
     add("--log-file", metavar="FILE", help="append the log to FILE, instead of standard error")
     add("--pid-file", metavar="FILE", help="write the process id to FILE, removed at the end")
+    add(
+        "--state-dir",
+        metavar="DIR",
+        help="keep leases, published ports and names of the API in DIR, and have them again at the "
+        "next start",
+    )
     add("--pcap", metavar="FILE", help="record all frames in FILE, for Wireshark and tcpdump")
     add(
         "--notification",

@@ -120,6 +120,7 @@ class Config:
     `search_domains` is None where the host's resolv.conf decides.  `nat` maps addresses inside
     the virtual network to what is dialled for them outside.  `virtual_ips` answer ARP and ping as
     the gateway does.  `connect_timeout` and `keepalive` are in seconds; the latter may be infinite.
+    `state_dir` is where leases and what the API is told outlast the daemon.
     """
 
     listen: tuple[Endpoint, ...]
@@ -140,6 +141,7 @@ class Config:
     pid_file: Path | None
     pcap: Path | None
     notification: Path | None
+    state_dir: Path | None
     ec2_metadata: bool
     zones: tuple[Zone, ...]
     search_domains: tuple[str, ...] | None
@@ -177,6 +179,7 @@ def configure(
     pid_file: str | None = None,
     pcap: str | None = None,
     notification: str | None = None,
+    state_dir: str | None = None,
     ec2_metadata: bool = False,
     profile: str = DEFAULT_PROFILE,
     zones: Sequence[Zone] | None = None,
@@ -240,6 +243,7 @@ def configure(
         log_file=Path(log_file) if log_file else None,
         pid_file=Path(pid_file) if pid_file else None,
         pcap=Path(pcap) if pcap else None,
+        state_dir=Path(state_dir) if state_dir else None,
         notification=listening.read_notification(notification) if notification else None,
         ec2_metadata=ec2_metadata,
         zones=PROFILES[profile](gateway, device, host) if zones is None else tuple(zones),

@@ -233,6 +233,7 @@ _TOP: Mapping[str, tuple[str, str, _Read]] = {
     "log-level": ("log_level", "log-level", _Value.text),
     "log-file": ("log_file", "-log-file", _Value.text),
     "pid-file": ("pid_file", "-pid-file", _Value.text),
+    "state-dir": ("state_dir", "-state-dir", _Value.text),
     "notification": ("notification", "-notification", _Value.text),
     "ec2-metadata-access": ("ec2_metadata", "-ec2-metadata-access", _Value.boolean),
     "forwards": ("ssh_forwards", "-forward-dest", _ssh_forwards),

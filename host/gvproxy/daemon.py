@@ -42,12 +42,14 @@ from gvproxy.services.dns import DnsServer
 from gvproxy.services.dnstcp import DnsTcp
 from gvproxy.services.forwarder import MAX_PUBLISHED, Forwarder
 from gvproxy.services.hosts import HostsFile
+from gvproxy.services.keeper import Keeper
 from gvproxy.services.listeners import Listeners
 from gvproxy.services.localnames import LocalNames
 from gvproxy.services.lookup import look_up
 from gvproxy.services.notifications import Event, Notifications, Presence
 from gvproxy.services.resolvconf import ResolvConf
 from gvproxy.services.resolver import MAX_IN_FLIGHT, Resolver
+from gvproxy.services.state import StateFile
 from gvproxy.services.virtual import serve_dhcp, serve_dns
 from gvproxy.services.zones import Zones
 from gvproxy.stack.port import StackConfig
@@ -176,11 +178,15 @@ class Daemon:
         published = min(MAX_PUBLISHED, rest // 2)
         self.forwarder = Forwarder(config, listeners, resolve, published)
 
-        def leave_descriptors(count: int) -> None:
-            """Have connections do without what published ports take."""
-            self._tcp.limit = rest - count
+        self._keeper: Keeper | None = None
 
-        self.forwarder.changed = leave_descriptors
+        def published_changed(count: int) -> None:
+            """Have connections do without the descriptors of published ports."""
+            self._tcp.limit = rest - count
+            if self._keeper is not None:
+                self._keeper.changed()
+
+        self.forwarder.changed = published_changed
         self._tunnels = Tunnels(self.stack, loop, self._tcp, config.connect_timeout)
         posts = {"/connect": self._take_link, "/tunnel": self._take_tunnel}
         self._reception = Reception(loop, posts, self._take_http)
@@ -201,6 +207,10 @@ class Daemon:
     async def start(self) -> None:
         """Listen and publish as configured; raises StartError, and `close` cleans up."""
         pipes = Pipes() if self._config.stdio else None
+        if self._config.state_dir is not None:
+            file = StateFile(self._config.state_dir)
+            self._keeper = Keeper(file, self._loop, self._dhcp, self.zones, self.forwarder)
+            self._keeper.restore()
         if self._config.pcap is not None:
             self._guests.capture = Capture(self._config.pcap, self._loop)
         await self._http.setup()
@@ -229,6 +239,8 @@ class Daemon:
             except ForwarderError as error:
                 hint = f" ({forward.hint})" if forward.hint else ""
                 raise StartError(f"{error}{hint}") from error
+        if self._keeper is not None:
+            await self._keeper.publish()
         self._notify(Event.READY)
         if pipes is not None:
             self._stdio = self._guests.attach_stream(pipes)
@@ -260,6 +272,9 @@ class Daemon:
         """End everything: the guests' connections are reset, their links closed."""
         self._reception.close()
         self._desk.close()
+        if self._keeper is not None:
+            await self._keeper.close()
+            self._keeper = None
         await self.forwarder.close()
         for path, listener in self._sockets.items():
             endpoint.unlink(path, listener)
