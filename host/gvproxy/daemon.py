@@ -410,8 +410,12 @@ class Daemon:
 
 
 def _sent_away(sock: socket.socket) -> bool:
-    """Close the connection of a caller over vsock: it is a guest, and the API is the host's."""
-    if sock.family != getattr(socket, "AF_VSOCK", None):
+    """Close the connection of a caller over vsock: it is a guest, and the API is the host's.
+
+    Hyper-V's sockets are vsock by another name.
+    """
+    families = getattr(socket, "AF_VSOCK", None), getattr(socket, "AF_HYPERV", None)
+    if sock.family not in families:
         return False
     with suppress(OSError):
         sock.send(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n")

@@ -124,6 +124,26 @@ def test_another_socket_at_its_place_stays(run: Callable[..., None], path: Path)
     assert path.exists()
 
 
+@pytest.mark.parametrize("family", ["AF_VSOCK", "AF_HYPERV"])
+def test_who_comes_as_guests_do_gets_no_api(
+    run: Callable[..., None], path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    """A unix socket stands for those of hypervisors: it may /connect, and nothing else."""
+    monkeypatch.setattr(socket, family, socket.AF_UNIX, raising=False)
+
+    async def scenario(daemon: Daemon) -> None:
+        for request in (b"GET /stats", b"POST /tunnel?ip=192.168.127.2&port=22"):
+            reader, writer = await asyncio.open_unix_connection(str(path))
+            writer.write(request + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 404 ")
+            writer.close()
+        async with Link(path) as link:
+            link.send(arp(GATEWAY))
+            assert await link.receive()
+
+    run(settings(path), scenario)
+
+
 def test_it_ends_while_everything_is_in_use(run: Callable[..., None], path: Path) -> None:
     """A guest, its connections to the outside, its datagrams, a client of the API."""
 

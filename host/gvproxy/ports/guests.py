@@ -147,4 +147,6 @@ def peer_of(sock: socket.socket | Pipes) -> str:
         host, port, *_ = sock.getpeername()
     except (OSError, AttributeError):  # it has gone already; or another system
         return ""
+    if isinstance(port, str):  # of Hyper-V's: the GUIDs of a VM and a service
+        return f"vm {host}"
     return f"cid {host}" if isinstance(host, int) else f"{host}:{port}"
