@@ -161,7 +161,7 @@ class Stack:
             return
         to_us = destination == self.config.mac
         if not to_us:
-            self.switch.forward(port, frame)
+            self.switch.forward(port, frame, now)
         if to_us or ethernet.is_multicast(destination):
             packet = frame[offset + ethernet.SIZE :]
             if kind == ethernet.TYPE_IPV4:

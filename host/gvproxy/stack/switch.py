@@ -17,6 +17,9 @@ MAX_STATIONS = 1024
 AGEING = 300.0  # IEEE 802.1D-2004, table 7-5
 AGEING_INTERVAL = 1.0
 """Seconds between two searches of a full table: one takes 0.1 ms, and MACs cost a guest nothing."""
+FLOOD_RATE = 1000.0
+"""Frames a second from one port that go to all others, each of which they cost as much again."""
+FLOOD_BURST = 1000.0
 _VLAN_TAG = 4
 
 
@@ -34,6 +37,8 @@ class Switch:
         self._numbers = count()
         self._aged_at = -inf
         self._moved = Complaint(log)
+        self._flooded = Complaint(log)
+        self._floods: dict[int, tuple[float, float]] = {}  # by port: frames left, and as of when
 
     def attach(self, port: Port) -> None:
         """Give the port its number and let frames flow to it."""
@@ -49,6 +54,7 @@ class Switch:
         """
         port.attached = False
         del self.ports[port.number]
+        self._floods.pop(port.number, None)
 
     def table(self) -> dict[bytes, int]:
         """Return which MAC is behind the port of which number."""
@@ -85,7 +91,7 @@ class Switch:
             if station.seen + AGEING < now or not station.port.attached:
                 del self.stations[mac]
 
-    def forward(self, port: Port, frame: memoryview) -> None:
+    def forward(self, port: Port, frame: memoryview, now: float) -> None:
         """Deliver a frame of `port` to the station it is for, or to all others."""
         offset = port.offset
         destination = bytes(frame[offset : offset + 6])
@@ -95,9 +101,21 @@ class Switch:
                 if station.port is not port:
                     self._deliver(station.port, frame, offset)
                 return
-        for other in list(self.ports.values()):
-            if other is not port:
-                self._deliver(other, frame, offset)
+        if len(self.ports) > 1 and self._may_flood(port, now):
+            for other in list(self.ports.values()):
+                if other is not port:
+                    self._deliver(other, frame, offset)
+
+    def _may_flood(self, port: Port, now: float) -> bool:
+        left, since = self._floods.get(port.number, (FLOOD_BURST, now))
+        left = min(FLOOD_BURST, left + (now - since) * FLOOD_RATE)
+        if left < 1:
+            self._counters.floods_refused += 1
+            text = "port %d sends more than %d frames a second to everyone"
+            self._flooded.make(now, text, port.number, FLOOD_RATE)
+            return False
+        self._floods[port.number] = left - 1, now
+        return True
 
     def _deliver(self, port: Port, frame: memoryview, offset: int) -> None:
         meta = bytes(frame[:offset]) or vnet.PLAIN

@@ -19,6 +19,7 @@ from .bench import (
     MAC,
     OTHER,
     OTHER_MAC,
+    OUTSIDE,
     Bench,
     Port,
     arp,
@@ -214,6 +215,34 @@ def test_finished_frames_keep_their_header_on_a_port_with_offloads() -> None:
     frame = between(udp)
     bench.give(frame, meta=valid)
     assert other.sent == [(valid, frame)]
+
+
+def test_floods_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """To everyone, and to MAC addresses that nobody has; what is for one guest is not counted."""
+    bench, other = pair()
+    third = bench.attach()
+    flood = [arp(OUTSIDE)] * 700 + [udp(b"x", destination=OTHER, to=b"\x02" + bytes(5))] * 700
+    bench.give(*flood, between(udp, b"for one"))
+    assert len(third.take()) == switch.FLOOD_BURST - 1  # of which `pair` has used one
+    assert len(other.take()) == switch.FLOOD_BURST
+    assert bench.counters.floods_refused == 401
+    bench.now += 0.1
+    bench.give(*flood)
+    assert len(third.take()) == switch.FLOOD_RATE / 10
+    assert caplog.messages == ["port 0 sends more than 1000 frames a second to everyone"]
+    bench.give(arp(OUTSIDE, sender=OTHER, mac=OTHER_MAC), port=other)
+    assert len(third.take()) == 1, "nobody pays for another"
+
+
+def test_who_leaves_and_comes_back_begins_anew() -> None:
+    bench, other = pair()
+    bench.give(*[arp(OUTSIDE)] * 2000)
+    other.take()
+    bench.stack.detach(bench.port, bench.now)
+    bench.stack.attach(bench.port)
+    bench.give(arp(OUTSIDE))
+    assert len(other.take()) == 1
+    assert len(bench.stack.switch._floods) == 2
 
 
 def super_frame(size: int) -> tuple[bytes, bytes]:
