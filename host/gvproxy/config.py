@@ -57,6 +57,7 @@ LOG_LEVELS = {
 """By the names of logrus, which Go's gvproxy logs with."""
 DEFAULT_LOG_LEVEL = "info"
 _MAX_SECONDS = 30 * 86400
+_MAX_DESCRIPTOR = (1 << 20) - 1
 
 _MIN_PREFIX, _MAX_PREFIX = 8, 29  # a /29 is the smallest with room for three addresses and a guest
 
@@ -114,7 +115,8 @@ class Config:
     """All settings of a daemon; made by `configure`.
 
     `listen` takes guests and API calls, `services` only the latter, `interfaces` only guests, and
-    with `stdio` the program's own standard input and output are one.  `notification` is the socket
+    with `stdio` the program's own standard input and output are one, and each of `descriptors`.
+    `notification` is the socket
     of whoever wants to hear of guests.  `vpnkit_macs` are addresses by the VM's UUID.
 
     `search_domains` is None where the host's resolv.conf decides.  `nat` maps addresses inside
@@ -127,6 +129,7 @@ class Config:
     services: tuple[Endpoint, ...]
     interfaces: tuple[Interface, ...]
     stdio: bool
+    descriptors: tuple[int, ...]
     mtu: int
     ssh_port: int | None
     subnet: IPv4Network
@@ -162,7 +165,9 @@ def configure(
     listen_vpnkit: str | None = None,
     listen_bess: str | None = None,
     listen_vfkit: str | None = None,
+    listen_tap: str | None = None,
     listen_stdio: str | None = None,
+    listen_fd: Sequence[int] = (),
     activated: bool = False,
     mtu: int = DEFAULT_MTU,
     ssh_port: int | None = None,
@@ -223,13 +228,20 @@ def configure(
         Dialect.VPNKIT: listen_vpnkit,
         Dialect.BESS: listen_bess,
         Dialect.VFKIT: listen_vfkit,
+        Dialect.TAP: listen_tap,
     }
-    where = listening.read(listen, services, dialects, others=bool(listen_stdio) or activated)
+    for descriptor in listen_fd:
+        _check_range("-listen-fd", descriptor, 3, _MAX_DESCRIPTOR)
+    if len(set(listen_fd)) < len(listen_fd):
+        raise ConfigError("-listen-fd must not be given twice with one number")
+    others = bool(listen_stdio or listen_fd) or activated
+    where = listening.read(listen, services, dialects, others=others)
     return Config(
         listen=where.listen,
         services=where.services,
         interfaces=where.interfaces,
         stdio=bool(listen_stdio),
+        descriptors=tuple(listen_fd),
         mtu=mtu,
         ssh_port=None if ssh_port == NO_SSH_PORT else ssh_port,
         subnet=network,

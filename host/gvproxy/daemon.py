@@ -10,7 +10,7 @@ import signal
 import socket
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from importlib.metadata import version
 from math import inf
@@ -31,7 +31,7 @@ from gvproxy.flows.tcp import TcpFlows
 from gvproxy.flows.udp import MAX_MAPPINGS, UdpFlows
 from gvproxy.ports.capture import Capture
 from gvproxy.ports.guestport import GuestPort
-from gvproxy.ports.guests import Guests
+from gvproxy.ports.guests import OFFLOADS, Guests
 from gvproxy.ports.interfaces import Interfaces
 from gvproxy.ports.pipes import Pipes
 from gvproxy.ports.reception import Reception
@@ -69,9 +69,6 @@ log = logging.getLogger(__name__)
 
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.USO4 | Offload.USO6
-"""What the stack and the switch can take unfinished from a guest, and give."""
-
 RESERVED = 256 + 64 + dnstcp.MAX_ASKING
 """Descriptors beside those of TCP, UDP and DNS over UDP: pings, and links, listeners, callers of
 the API, and DNS over TCP."""
@@ -87,7 +84,7 @@ CLOCK = 0.001
 def run(config: Config, inherited: Sequence[Inherited] = ()) -> int:
     """Run a daemon until SIGTERM or SIGINT; returns the exit status, raises GvproxyError."""
     raise_descriptor_limit()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner, pid_file(config.pid_file):
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(config, inherited))
 
 
@@ -113,17 +110,19 @@ async def _serve(config: Config, inherited: Sequence[Inherited]) -> int:
     notify = notifier()
     daemon = Daemon(config, loop, inherited)
     daemon.deserted = lambda: end("its only guest has gone")
-    try:
-        await daemon.start()
-        log.info("gvproxy %s is ready", version("vsock-tap"))
-        notify("READY=1")
-        log.info("ending (%s)", await stop)
-        notify("STOPPING=1")
-    finally:
-        await daemon.close()
-        for number in _END_SIGNALS:  # another Ctrl-C has nothing left to end
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_IGN)
+    with ExitStack() as stack:
+        try:
+            await daemon.start()
+            stack.enter_context(pid_file(config.pid_file))
+            log.info("gvproxy %s is ready", version("vsock-tap"))
+            notify("READY=1")
+            log.info("ending (%s)", await stop)
+            notify("STOPPING=1")
+        finally:
+            await daemon.close()
+            for number in _END_SIGNALS:  # another Ctrl-C has nothing left to end
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
     return 0
 
 
@@ -193,7 +192,7 @@ class Daemon:
         self._desk = Reception(loop, {"/tunnel": self._take_tunnel}, self._take_http)
         self.deserted: Callable[[], None] = lambda: None
         """Called when nobody is there any more, and nobody can come."""
-        self._stdio: GuestPort | None = None
+        self._own: list[GuestPort | None] = []  # guests that we were started with
         self._guests = Guests(self.stack, loop, self._guest_left)
         self._interfaces = Interfaces(loop, self._guests, config.mtu, config.vpnkit_macs)
         self._notifications = Notifications(config.notification) if config.notification else None
@@ -211,8 +210,6 @@ class Daemon:
             file = StateFile(self._config.state_dir)
             self._keeper = Keeper(file, self._loop, self._dhcp, self.zones, self.forwarder)
             self._keeper.restore()
-        if self._config.pcap is not None:
-            self._guests.capture = Capture(self._config.pcap, self._loop)
         await self._http.setup()
         await self._guest_http.setup()
         assert self._guest_http.server is not None
@@ -223,6 +220,9 @@ class Daemon:
         await self.network.start_server(
             self._dns_tcp.serve, gateway, dns.PORT, max_clients=dnstcp.MAX_CLIENTS
         )
+        await self._publish()
+        # A start that fails should not cost another daemon its capture, nor let guests in.  From
+        # here on nothing is waited for, so the first frame comes when all of it is there.
         for where in self._config.listen:
             self._listen("-listen", where, self._reception)
         for where in self._config.services:
@@ -233,6 +233,15 @@ class Daemon:
                 self._sockets[path] = endpoint.identity(path)
         for one in self._inherited:
             self._serve_inherited(one)
+        if self._config.pcap is not None:
+            self._guests.capture = Capture(self._config.pcap, self._loop)
+        self._notify(Event.READY)
+        if pipes is not None:
+            self._own.append(self._guests.attach_stream(pipes))
+        for descriptor in self._config.descriptors:
+            self._own.append(self._interfaces.attach(descriptor))
+
+    async def _publish(self) -> None:
         for forward in self._config.forwards:
             try:
                 await self.forwarder.expose(forward.local, forward.remote, forward.protocol)
@@ -241,9 +250,6 @@ class Daemon:
                 raise StartError(f"{error}{hint}") from error
         if self._keeper is not None:
             await self._keeper.publish()
-        self._notify(Event.READY)
-        if pipes is not None:
-            self._stdio = self._guests.attach_stream(pipes)
 
     def _listen(self, flag: str, where: Endpoint, reception: Reception) -> None:
         try:
@@ -344,9 +350,11 @@ class Daemon:
 
     def _guest_left(self, port: GuestPort) -> None:
         self._presence.closed(port)
-        config = self._config
-        if port is self._stdio and not (config.listen or config.interfaces or self._inherited):
-            self.deserted()
+        if port in self._own:
+            self._own.remove(port)
+            config = self._config
+            if not (self._own or config.listen or config.interfaces or self._inherited):
+                self.deserted()
 
     def _take_tunnel(self, sock: socket.socket, request: Request) -> None:
         if not _sent_away(sock):

@@ -22,6 +22,7 @@ import os
 import re
 import socket
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -115,13 +116,19 @@ def parse_listener(url: str, *schemes: Scheme) -> Endpoint:
 
     Raises EndpointError.
     """
-    endpoint = parse(url, _LISTENER)
+    endpoint = parse(url, _example(url, schemes) if schemes else _LISTENER)
     if not schemes:
         _check_transport(endpoint, _LISTENER)
     elif endpoint.scheme not in schemes:
         wanted = " or ".join(f"{scheme}://" for scheme in schemes)
         raise EndpointError(f"{endpoint}: must be a {wanted} URL")
     return endpoint
+
+
+def _example(url: str, schemes: Sequence[Scheme]) -> str:
+    """Return what a URL of the first scheme looks like, with the path that was meant, if any."""
+    place = "HOST:PORT" if schemes[0] is Scheme.TCP else url if url.startswith("/") else "/PATH"
+    return f"{schemes[0]}://{place}"
 
 
 def parse(url: str, example: str = _PEER) -> Endpoint:
@@ -131,6 +138,8 @@ def parse(url: str, example: str = _PEER) -> Endpoint:
         raise EndpointError(f"{url!r}: a URL has no spaces or control characters")
     name, separator, _ = url.partition("://")
     if not separator:
+        if url.startswith("/") and example in (_PEER, _LISTENER):
+            example = f"unix://{url}"
         raise EndpointError(f"{url!r} is no URL, such as {example}")
     try:
         scheme = Scheme(name.lower())
@@ -150,7 +159,7 @@ def parse(url: str, example: str = _PEER) -> Endpoint:
             return _parse_tcp(url, parts.netloc, parts.path)
         case _:
             if parts.netloc:
-                raise EndpointError(f"{url}: the path is absolute: {scheme}:///path")
+                raise EndpointError(f"{url}: the path must be absolute: {scheme}:///path")
             arguments = tuple(f"-{flag}={value}" for flag, value in parse_qsl(parts.query, True))
             return Endpoint(
                 scheme, path=_socket_path(url, parts.path), arguments=arguments, url=url

@@ -407,6 +407,7 @@ def test_all_frames_are_recorded(run: Callable[..., None], path: Path) -> None:
             await link.receive()
 
     run(settings(path, pcap=str(recording)), scenario)
+    assert stat.S_IMODE(recording.stat().st_mode) == 0o600
     frames = [frame for _, frame in dpkt.pcap.Reader(recording.open("rb"))]
     assert frames[0] == arp(GATEWAY)
     assert len(frames) == 2
@@ -440,3 +441,16 @@ class Silent:
     def received_eof(self, now: float) -> None: ...
     def writable(self, now: float) -> None: ...
     def ended(self, end: End, now: float) -> None: ...
+
+
+def test_a_start_that_fails_leaves_another_s_capture_alone(
+    run: Callable[[Config, Scenario], None], path: Path
+) -> None:
+    recording = path.with_name("frames.pcap")
+    recording.write_bytes(b"precious")
+    with socket.socket(socket.AF_UNIX) as busy:
+        busy.bind(str(path))
+        busy.listen()
+        with pytest.raises(StartError, match="somebody listens"):
+            run(settings(path, pcap=str(recording)), nothing)
+    assert recording.read_bytes() == b"precious"

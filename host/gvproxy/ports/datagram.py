@@ -39,6 +39,7 @@ class DatagramPort(PacketPort):
         closed: Closed,
     ) -> None:
         super().__init__(sock, stack, loop, closed)
+        self._shared = sock
         self._address = peer
         self._timer: TimerHandle | None = None
 
@@ -52,7 +53,7 @@ class DatagramPort(PacketPort):
         self._queue.clear()
 
     def _sendmsg(self, buffers: tuple[bytes | memoryview, ...]) -> None:
-        self._sock.sendmsg(buffers, (), 0, self._address)
+        self._shared.sendmsg(buffers, (), 0, self._address)
 
     def _wait(self) -> None:
         self._timer = self._loop.call_later(RETRY_INTERVAL, self._again)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from struct import Struct
 
 from gvproxy.complaint import Complaint
+from gvproxy.listening import Dialect
 from gvproxy.ports.capture import (
     Capture,
     Captured,
@@ -21,14 +22,19 @@ from gvproxy.ports.guestport import GuestPort, PortCounters
 from gvproxy.ports.packet import PacketPort
 from gvproxy.ports.pipes import Pipes
 from gvproxy.ports.stream import StreamPort
+from gvproxy.ports.tapsocket import TapSocket
 from gvproxy.stack.stack import Stack
 from gvproxy.wire import ethernet
+from taplink import vnet
 from taplink.framing import HYPERKIT, Framing
+from taplink.tap import Tap
 from taplink.text import one_line
 from taplink.vnet import Offload, format_offload
 
 log = logging.getLogger(__name__)
 
+OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.USO4 | Offload.USO6
+"""What the stack and the switch can take unfinished from a guest, and give."""
 MAX_GUESTS = 256
 """Attached at a time; each holds 512 KiB, and up to 8 MiB where it does not read."""
 _UCRED = Struct("3i")  # struct ucred: process, user, group (unix(7))
@@ -124,6 +130,21 @@ class Guests:
         make = PacketPort if self.capture is None else CapturedPacketPort
         port = make(sock, self._stack, self._loop, self._closed)
         self._prepare(port, dialect, peer_of(sock))
+        port.start()
+        self._came(port)
+        return port
+
+    def attach_tap(self, tap: Tap) -> PacketPort | None:
+        """Attach the kernel at the other side of a tap, which belongs to the port from here on."""
+        if self._no_room():
+            tap.close()
+            return None
+        tap.set_offload(tap.offload & OFFLOADS)
+        offset = vnet.SIZE if tap.vnet_hdr else 0
+        make = PacketPort if self.capture is None else CapturedPacketPort
+        device = TapSocket(tap)
+        port = make(device, self._stack, self._loop, self._closed, offset, int(tap.offload))
+        self._prepare(port, Dialect.TAP, tap.name)
         port.start()
         self._came(port)
         return port

@@ -110,7 +110,9 @@ class Forwarder:
             raise
         self._published |= opened
         self.changed(len(self._published))
-        log.info("%s %s leads to %s", kind, local, replace(pairs[0][1], host=str(address)))
+        first, last = (replace(pairs[end][1], host=str(address)) for end in (0, -1))
+        target_text = f"{first} to {last}" if len(pairs) > 1 else str(first)
+        log.info("%s %s leads to %s", kind, local, target_text)
 
     async def unexpose(
         self, local: str, protocol: str = Protocol.TCP, caller: str | None = None

@@ -97,7 +97,7 @@ class Switch:
         destination = bytes(frame[offset : offset + 6])
         if not ethernet.is_multicast(destination):
             station = self.stations.get(destination)
-            if station is not None:
+            if station is not None and station.port.attached:
                 if station.port is not port:
                     self._deliver(station.port, frame, offset)
                 return

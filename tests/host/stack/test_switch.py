@@ -217,6 +217,16 @@ def test_finished_frames_keep_their_header_on_a_port_with_offloads() -> None:
     assert other.sent == [(valid, frame)]
 
 
+def test_a_frame_for_one_whose_link_has_ended_goes_to_all() -> None:
+    bench, other = pair()
+    third = bench.attach()
+    bench.stack.detach(other, bench.now)
+    frame = between(udp, b"x")
+    bench.give(frame)
+    assert third.take() == [frame]
+    assert other.take() == []
+
+
 def test_floods_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
     """To everyone, and to MAC addresses that nobody has; what is for one guest is not counted."""
     bench, other = pair()
