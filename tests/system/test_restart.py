@@ -17,6 +17,7 @@ from tests.lab.namespace import Namespace, link
 from tests.lab.network import World
 from tests.lab.process import Process
 from tests.lab.programs import DEVICE, GATEWAY, GVPROXY, HOST, Agent, Gvproxy, Settings
+from tests.lab.sockets import read_all
 from tests.lab.vm import Vm, needs_vm
 from tests.lab.wait import NotYetError, until
 
@@ -241,9 +242,11 @@ def use_machine(world: World, vm: Vm) -> None:
     assert "1 packets received" in vm.run(f"ping -c 1 -W 10 {GATEWAY}")
     assert f"Address: {HOST}" in vm.run("nslookup host.containers.internal")
     with world.host.listen(port=PORT) as listener:
-        vm.run(f"{{ echo hello | nc {HOST} {PORT} >/tmp/said & }}")
+        vm.run(f"(echo hello | nc {HOST} {PORT} >/tmp/said &)")
         with listener.accept()[0] as sock:
             sock.settimeout(10)
             assert sock.recv(16) == b"hello\n"
             sock.sendall(b"goodbye")
-    assert "goodbye" in vm.run("wait; cat /tmp/said")
+            sock.shutdown(socket.SHUT_WR)
+            assert read_all(sock) == b"", "nc has ended, and all is in the file"
+    assert "goodbye" in vm.run("cat /tmp/said")
