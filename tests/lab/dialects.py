@@ -80,10 +80,9 @@ class Stream(Guest):
 class Packets(Guest):
     """A guest whose frames are packets of their own."""
 
-    def __init__(self, sock: socket.socket, path: Path | None = None) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._sock.settimeout(TIMEOUT)
-        self._path = path
 
     def send(self, *frames: bytes) -> None:
         for frame in frames:
@@ -97,8 +96,24 @@ class Packets(Guest):
 
     def close(self) -> None:
         self._sock.close()
-        if self._path is not None:
-            self._path.unlink()
+
+
+class Datagrams(Packets):
+    """A guest whose socket has a path of its own, by which the server knows it."""
+
+    def __init__(self, sock: socket.socket, path: Path, server: Path) -> None:
+        super().__init__(sock)
+        self.path = path
+        self._server = server
+        self.connect()
+
+    def connect(self) -> None:
+        """Find the server, which may be another one than before."""
+        self._sock.connect(str(self._server))
+
+    def close(self) -> None:
+        super().close()
+        self.path.unlink()
 
 
 HYPERKIT, QEMU = struct.Struct("<H"), struct.Struct(">I")
@@ -137,15 +152,15 @@ def bess(path: Path, feed: str = "whole") -> Guest:
 
 def vfkit(
     path: Path, feed: str = "whole", *, greet: bool = True, name: str = "vfkit-guest"
-) -> Guest:
+) -> Datagrams:
     """Be vfkit, at -listen-vfkit."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     own = path.with_name(f"{name}.sock")
     sock.bind(str(own))
-    sock.connect(str(path))
+    guest = Datagrams(sock, own, path)
     if greet:
-        sock.send(b"VFKT")
-    return Packets(sock, own)
+        guest.send(b"VFKT")
+    return guest
 
 
 class Stdio(Stream):
@@ -178,7 +193,7 @@ def _connected(path: Path) -> socket.socket:
     return sock
 
 
-Come = Callable[[Path], Guest]
+Come = Callable[[Path, str], Guest]
 
 LISTENERS: dict[str, tuple[str, Come]] = {
     "qemu": ("unix", qemu),
@@ -187,6 +202,22 @@ LISTENERS: dict[str, tuple[str, Come]] = {
     "vfkit": ("unixgram", vfkit),
 }
 """By the flag: the scheme of its URL, and who comes there."""
+
+
+def flags(folder: Path, *names: str) -> list[str]:
+    """Have gvproxy listen for some dialects, each at NAME.sock of the folder."""
+    return [
+        flag
+        for name in names
+        for flag in (f"-listen-{name}", f"{LISTENERS[name][0]}://{folder}/{name}.sock")
+    ]
+
+
+def come(folder: Path, name: str, feed: str = "whole") -> Guest:
+    """Come to where `flags` has gvproxy listen; `connect` is the listener that is always there."""
+    if name == "connect":
+        return connect(folder / "gvproxy.sock", feed)
+    return LISTENERS[name][1](folder / f"{name}.sock", feed)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ The guest is 192.168.127.2 with gvproxy's usual MAC address.
 import socket
 import struct
 
+import dnslib
 import dpkt
 from dpkt import dhcp
 from dpkt.tcp import TH_ACK, TH_FIN, TH_PUSH, TH_SYN
@@ -59,6 +60,13 @@ def dhcp_message(kind: int, *options: tuple[int, bytes]) -> bytes:
     return _frame(dpkt.ethernet.ETH_TYPE_IP, packet, _BROADCAST)
 
 
+def question(name: str) -> bytes:
+    """Return a query for a name's address."""
+    datagram = dpkt.udp.UDP(sport=40000, dport=53, data=dnslib.DNSRecord.question(name).pack())
+    datagram.ulen = len(datagram)
+    return _packet(dpkt.ip.IP_PROTO_UDP, datagram, GATEWAY)
+
+
 def segment(flags: int, seq: int, ack: int, port: int, data: bytes = b"") -> bytes:
     """Return a segment for the host's loopback."""
     tcp = dpkt.tcp.TCP(sport=40000, dport=port, seq=seq, ack=ack, flags=flags, win=65535, data=data)
@@ -71,6 +79,14 @@ def receive(guest: Guest, kind: int = dpkt.ethernet.ETH_TYPE_IP) -> dpkt.etherne
         frame = dpkt.ethernet.Ethernet(guest.receive())
         if frame.type == kind:
             return frame
+
+
+def find_gateway(guest: Guest) -> None:
+    """Ask for the gateway's MAC address."""
+    guest.send(who_has(GATEWAY))
+    while (arp := receive(guest, dpkt.ethernet.ETH_TYPE_ARP).data).op != dpkt.arp.ARP_OP_REPLY:
+        pass  # another guest's request, which is for all
+    assert arp.sha == GATEWAY_MAC
 
 
 def get_lease(guest: Guest) -> str:
@@ -86,17 +102,22 @@ def get_lease(guest: Guest) -> str:
 
 
 def live(guest: Guest, host: Namespace) -> None:
-    """Do what every guest does: ARP, DHCP, pings in a row, and TCP with a server of the host."""
-    guest.send(who_has(GATEWAY))
-    while (arp := receive(guest, dpkt.ethernet.ETH_TYPE_ARP).data).op != dpkt.arp.ARP_OP_REPLY:
-        pass  # another guest's request, which is for all
-    assert arp.sha == GATEWAY_MAC
+    """Do what every guest does: find the gateway, get an address, and use it."""
+    find_gateway(guest)
     assert get_lease(guest) == DEVICE
+    live_on(guest, host)
+
+
+def live_on(guest: Guest, host: Namespace) -> None:
+    """Use an address: ARP, pings in a row, a name, and TCP with a server of the host."""
+    find_gateway(guest)
     guest.send(*(ping(number, b"x" * 100 * number) for number in range(1, 6)))
     for number in range(1, 6):
         reply = receive(guest).data.data
         assert (reply.type, reply.data.seq) == (dpkt.icmp.ICMP_ECHOREPLY, number)
         assert reply.data.data == b"x" * 100 * number
+    guest.send(question("host.containers.internal"))
+    assert str(dnslib.DNSRecord.parse(receive(guest).data.data.data).get_a().rdata) == HOST
     with host.listen() as listener:
         _talk(guest, listener)
 

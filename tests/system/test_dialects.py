@@ -2,8 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -21,12 +20,8 @@ STREAMS = ["connect", "qemu", "vpnkit"]
 
 @contextlib.contextmanager
 def listening(world: World, *names: str) -> Iterator[Gvproxy]:
-    """Run gvproxy with listeners for some dialects, each at NAME.sock of the world's folder."""
-    flags = []
-    for name in names:
-        scheme, _ = LISTENERS[name]
-        flags += [f"-listen-{name}", f"{scheme}://{world.folder}/{name}.sock"]
-    gvproxy = Gvproxy(world.folder, world.host, *flags)
+    """Run gvproxy with listeners for some dialects."""
+    gvproxy = Gvproxy(world.folder, world.host, *dialects.flags(world.folder, *names))
     try:
         gvproxy.process.wait_for("is ready")
         yield gvproxy
@@ -38,10 +33,7 @@ def listening(world: World, *names: str) -> Iterator[Gvproxy]:
 
 
 def come(world: World, name: str, feed: str = "whole") -> contextlib.AbstractContextManager[Guest]:
-    if name == "connect":
-        return closing(dialects.connect(world.folder / "gvproxy.sock", feed))
-    make: Callable[[Path, str], Guest] = LISTENERS[name][1]
-    return closing(make(world.folder / f"{name}.sock", feed))
+    return closing(dialects.come(world.folder, name, feed))
 
 
 @pytest.mark.parametrize(
