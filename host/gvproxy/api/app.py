@@ -88,6 +88,7 @@ def make_runner(app: web.Application) -> web.AppRunner:
     return web.AppRunner(
         app,
         handle_signals=False,
+        handler_cancellation=True,  # who has hung up will not see what was done
         access_log=None,
         shutdown_timeout=1.0,
         logger=_ServerLog(logging.getLogger("aiohttp.server"), None),

@@ -96,7 +96,8 @@ class Udp:
     def listen(self, where: tuple[bytes, int], handler: DatagramHandler) -> None:
         """Have `handler` take what is for an address and port."""
         self.handlers[where] = handler
-        self.sessions.clear()  # of which some may have been for it
+        if where[0] != self._config.gateway:  # to which nobody has a session
+            self.sessions.clear()
 
     def send(
         self,
@@ -121,8 +122,11 @@ class Udp:
             for piece in pieces(memoryview(payload), size):
                 self.send(station, source, source_port, destination, port, bytes(piece), mac=mac)
             return
-        counters.udp_out += 1
         length = udp.SIZE + len(payload)
+        if ipv4.SIZE + length > ipv4.MAX_PACKET:
+            counters.oversized += 1
+            return
+        counters.udp_out += 1
         pseudo = pseudo_header(source + destination, ipv4.PROTOCOL_UDP) + length
         if several or (link.offload & _CSUM and _fits(len(payload), config.mtu)):
             counters.ip_out += 1
