@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="each measurement takes")
     parser.add_argument("--rounds", type=int, default=3, help="whose median is reported")
     parser.add_argument(
-        "--only", help="loads to measure: tcp1,tcp8,plain,udp,http,new,dns,ping,quiet,idle"
+        "--only",
+        help="loads to measure: "
+        "tcp1,tcp8,plain,jumbo,guests,stalled,udp,http,new,dns,ping,quiet,idle",
     )
     parser.add_argument("--output", type=Path, default=Path("bench.json"))
     options = parser.parse_args(argv)

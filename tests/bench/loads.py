@@ -20,6 +20,7 @@ Figures = Mapping[str, float]
 IDLE_CONNECTIONS = 1000
 _IPERF_PORT = 5201
 _UDP_RATE = "300M"
+_UDP_MOST = "0"
 _UDP_SIZE = "1400"
 """One packet at an MTU of 1500."""
 
@@ -87,16 +88,27 @@ def _stream(name: str, *options: str) -> Load:
     return Load(name, measure)
 
 
-def _plain(name: str, *options: str) -> Load:
-    """One direction of TCP with a guest without offloads."""
+def _elsewhere(name: str, which: Callable[[Way], Way | None], *options: str) -> Load:
+    """One direction of TCP with the guest that `which` gives, where there is one."""
 
     def measure(way: Way, seconds: float) -> Figures:
-        if way.plain is None:
+        other = which(way)
+        if other is None:
             return {}
-        received = iperf(way.plain, seconds, *options)["sum_received"]
+        received = iperf(other, seconds, *options)["sum_received"]
         return {name: received["bits_per_second"] / 1e9}
 
     return Load(name, measure)
+
+
+def _stalled(way: Way, seconds: float) -> Figures:
+    """One stream down beside a guest that does not read, as a part of what it is without."""
+    if way.stall is None:
+        return {}
+    alone = iperf(way, seconds, "-R")["sum_received"]["bits_per_second"]
+    with way.stall():
+        beside = iperf(way, seconds, "-R")["sum_received"]["bits_per_second"]
+    return {"stalled": beside / alone}
 
 
 def _both(name: str, *options: str) -> Load:
@@ -112,11 +124,11 @@ def _both(name: str, *options: str) -> Load:
     return Load(name, measure)
 
 
-def _udp(name: str, *options: str) -> Load:
-    """Datagrams of one packet at a steady rate: how many arrive."""
+def _udp(name: str, rate: str, *options: str) -> Load:
+    """Datagrams of one packet at a steady rate, or as fast as they are made: how many arrive."""
 
     def measure(way: Way, seconds: float) -> Figures:
-        end = iperf(way, seconds, "-u", "-b", _UDP_RATE, "-l", _UDP_SIZE, *options)["sum"]
+        end = iperf(way, seconds, "-u", "-b", rate, "-l", _UDP_SIZE, *options)["sum"]
         arrived = 1 - end["lost_packets"] / max(1, end["packets"])
         return {name: end["bits_per_second"] / 1e9 * arrived, f"{name}-loss": (1 - arrived) * 100}
 
@@ -205,10 +217,16 @@ LOADS = (
     _stream("tcp8-up", "-P", "8"),
     _stream("tcp8-down", "-P", "8", "-R"),
     _both("tcp8-both", "-P", "8"),
-    _plain("plain1-up"),
-    _plain("plain1-down", "-R"),
-    _udp("udp-up"),
-    _udp("udp-down", "-R"),
+    _elsewhere("plain1-up", lambda way: way.plain),
+    _elsewhere("plain1-down", lambda way: way.plain, "-R"),
+    _elsewhere("jumbo1-up", lambda way: way.jumbo),
+    _elsewhere("jumbo1-down", lambda way: way.jumbo, "-R"),
+    _elsewhere("guests1", lambda way: way.guests),
+    Load("stalled", _stalled),
+    _udp("udp-up", _UDP_RATE),
+    _udp("udp-down", _UDP_RATE, "-R"),
+    _udp("udp-most-up", _UDP_MOST),
+    _udp("udp-most-down", _UDP_MOST, "-R"),
     _http("http1", 1),
     _http("http64", 64),
     _http("new1", 1, "Connection: close"),

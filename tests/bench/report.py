@@ -20,10 +20,16 @@ ROWS = {
     "tcp8-both-down": "  both at once: host to guest",
     "plain1-up": "TCP without offloads, one stream, guest to host, Gbit/s",
     "plain1-down": "TCP without offloads, one stream, host to guest, Gbit/s",
+    "jumbo1-up": "  and with an MTU of 65520, guest to host",
+    "jumbo1-down": "  and with an MTU of 65520, host to guest",
+    "guests1": "TCP, one stream, guest to guest, Gbit/s",
+    "stalled": "TCP, host to guest, beside a guest that does not read, of the rate without",
     "udp-up": "UDP, 300 Mbit/s offered, guest to host, Gbit/s",
     "udp-up-loss": "  lost, %",
     "udp-down": "UDP, 300 Mbit/s offered, host to guest, Gbit/s",
     "udp-down-loss": "  lost, %",
+    "udp-most-up": "UDP as fast as it is sent, guest to host, arriving, Gbit/s",
+    "udp-most-down": "UDP as fast as it is sent, host to guest, arriving, Gbit/s",
     "http1": "requests/s, 1 kept connection",
     "http64": "requests/s, 64 kept connections",
     "new1": "new connections/s, 1 at a time",
@@ -54,7 +60,8 @@ class Target:
     def text(self, met: bool) -> str:
         """Say what it is and whether it is met."""
         sign = ">=" if self.least else "<="
-        bound = f"{self.bound:.2f}" if self.ratio else f"{self.bound:,.0f}"
+        small = self.ratio or 0 < self.bound < 1
+        bound = f"{self.bound:.2f}" if small else f"{self.bound:,.0f}"
         return f"{sign} {bound} {'met' if met else 'NOT MET'}"
 
     def met(self, figure: float) -> bool:
@@ -69,6 +76,9 @@ TARGETS = {
     "tcp8-down": Target(0.28),
     "plain1-up": Target(0.05),
     "plain1-down": Target(0.05),
+    "jumbo1-up": Target(0.15),
+    "jumbo1-down": Target(0.15),
+    "stalled": Target(0.9, ratio=False),
     "http64": Target(0.15),
     "new1": Target(0.20),
     "new64": Target(0.12),

@@ -5,14 +5,17 @@ figures differ by the way alone.  Every guest has an MTU of 1500.
 """
 
 import contextlib
+import os
 import shutil
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.lab import dns
-from tests.lab.cabled import Setting, lay
+from tests.lab.cabled import MTU, Setting, lay
 from tests.lab.impairment import Impairment
 from tests.lab.namespace import Namespace
 from tests.lab.process import Process
@@ -28,6 +31,9 @@ HTTP_PORT = 8080
 IDLE_PORT = 9000
 
 PLAIN_DEVICE = "192.168.127.3"
+JUMBO_MTU = 65520
+STALL_PORT = 5301
+OTHER_MAC = "5a:94:ef:e4:0c:f0"
 _GATEWAY = "10.99.0.1"
 """Where the host's default route leads to; pasta lends this address to the host's loopback."""
 _ADDRESS = "10.99.0.2"
@@ -78,6 +84,12 @@ class Way:
     """Which keeps answers; empty where there is none, or none that does."""
     plain: "Way | None" = None
     """The same for a guest without offloads, whose frames are of an MTU; loopback is its own."""
+    jumbo: "Way | None" = None
+    """The same with an MTU of 65520."""
+    guests: "Way | None" = None
+    """From one guest to another, which stands in for the host; loopback is its own."""
+    stall: Callable[[], contextlib.AbstractContextManager[None]] | None = None
+    """Has another guest not read meanwhile, in the midst of a download."""
     processes: Sequence[Process] = ()
     """What carries the traffic, for its CPU time and memory."""
 
@@ -145,17 +157,45 @@ def _ours(host: Namespace, stack: contextlib.ExitStack) -> Way:
     agent = Agent(guest, gvproxy.url, "-mtu", "1500")
     agent.wait()
     processes = gvproxy.process, agent.process
-    plain = _plain(host, gvproxy, stack)
-    return Way(OURS, host, guest, HOST, GATEWAY, GATEWAY, plain, processes)
+    way = Way(OURS, host, guest, HOST, GATEWAY, GATEWAY, processes=processes)
+    way.plain = _plain(host, gvproxy, stack, "plain")
+    flags = "-mtu", str(JUMBO_MTU)
+    jumbo = Gvproxy(host.folder, host, *flags, name="gvproxy-jumbo")
+    way.jumbo = _plain(host, jumbo, stack, "jumbo", JUMBO_MTU)
+    other = stack.enter_context(_namespace("guest-other", host.folder))
+    other_agent = Agent(other, gvproxy.url, "-mac", OTHER_MAC)
+    address = other_agent.wait().address.partition("/")[0]
+    way.guests = Way(OURS, other, guest, address, GATEWAY)
+    way.stall = partial(_stalled, host, other, other_agent)
+    return way
 
 
-def _plain(host: Namespace, gvproxy: Gvproxy, stack: contextlib.ExitStack) -> Way:
-    """A guest without offloads at the same gvproxy: a cable that impairs nothing is its machine."""
-    guest = stack.enter_context(_namespace("guest-plain", host.folder))
+def _plain(
+    host: Namespace, gvproxy: Gvproxy, stack: contextlib.ExitStack, name: str, mtu: int = MTU
+) -> Way:
+    """A guest without offloads: a cable that impairs nothing is its machine."""
+    guest = stack.enter_context(_namespace(f"guest-{name}", host.folder))
     setting = Setting(Impairment(), offload=False)
-    process = lay(host.folder, setting, guest, gvproxy.url, PLAIN_DEVICE)
+    process = lay(host.folder, setting, guest, gvproxy.url, PLAIN_DEVICE, mtu)
     stack.callback(process.stop, status=None)
     return Way(OURS, host, guest, HOST, GATEWAY, processes=(gvproxy.process, process))
+
+
+@contextlib.contextmanager
+def _stalled(host: Namespace, guest: Namespace, agent: Agent) -> Iterator[None]:
+    """Stop a guest's agent in the midst of a download, which fills what is queued for it."""
+    with host.listen(port=STALL_PORT) as listener, guest.connect(HOST, STALL_PORT):
+        sock, _ = listener.accept()
+        with sock:
+            sock.setblocking(False)
+            os.kill(agent.process.pid, signal.SIGSTOP)
+            try:
+                with contextlib.suppress(BlockingIOError):
+                    while sock.send(bytes(1 << 20)):
+                        pass
+                yield
+            finally:
+                os.kill(agent.process.pid, signal.SIGCONT)
 
 
 def _slirp(host: Namespace, stack: contextlib.ExitStack) -> Way:
@@ -188,7 +228,7 @@ def set_up(folder: Path) -> Iterator[Bench]:
         host = stack.enter_context(_host(folder))
         _servers(host)
         loopback = Way(LOOPBACK, host, host, "127.0.0.1", "127.0.0.1")
-        loopback.plain = loopback
+        loopback.plain = loopback.jumbo = loopback.guests = loopback
         bench = Bench(host, [loopback], {})
         for name, make in ((SLIRP, _slirp), (PASTA, _pasta), (OURS, _ours)):
             if name != OURS and shutil.which(name) is None:

@@ -91,7 +91,12 @@ def _namespaces(folder: Path) -> Iterator[tuple[Namespace, Namespace]]:
 
 
 def lay(
-    folder: Path, setting: Setting, guest: Namespace, far: str, address: str = DEVICE
+    folder: Path,
+    setting: Setting,
+    guest: Namespace,
+    far: str,
+    address: str = DEVICE,
+    mtu: int = MTU,
 ) -> Process:
     """Lay a cable from the guest's tap0 to `far`: another tap, or the URL of a gvproxy."""
     argv = cable.command(
@@ -99,19 +104,20 @@ def lay(
         offload=setting.offload,
         seed=setting.seed,
     )
-    process = Process("cable", argv, folder / "cable.log", {"PYTHONPATH": str(_ROOT)})
+    log = folder / f"{guest.name}.cable.log"
+    process = Process("cable", argv, log, {"PYTHONPATH": str(_ROOT)})
     try:
         process.wait_for("ready")
-        _set_up(guest, address, setting)
+        _set_up(guest, address, setting, mtu)
     except BaseException:
         process.stop(status=None)
         raise
     return process
 
 
-def _set_up(namespace: Namespace, address: str, setting: Setting) -> None:
+def _set_up(namespace: Namespace, address: str, setting: Setting, mtu: int = MTU) -> None:
     link = ("ip", "link", "set", DEVICE_NAME)
-    namespace.run(*link, "mtu", str(MTU), "txqueuelen", str(_QUEUE), "up")
+    namespace.run(*link, "mtu", str(mtu), "txqueuelen", str(_QUEUE), "up")
     namespace.run(*("ip", "address", "add", f"{address}/24", "dev", DEVICE_NAME, "noprefixroute"))
     # By the route: the sysctl takes in a namespace only what the whole machine allows everyone.
     namespace.run(
