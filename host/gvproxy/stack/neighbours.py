@@ -36,6 +36,11 @@ class Neighbours:
         """Return the station that has `address`, where it is known."""
         return self._stations.get(address)
 
+    def user(self, address: bytes) -> bytes | None:
+        """Return the MAC address of the guest that has `address` and is there."""
+        station = self._stations.get(address)
+        return station.mac if station is not None and station.port.attached else None
+
     def learn(self, address: bytes, station: Station, now: float) -> None:
         """Take note that `station` uses `address`."""
         if self._stations.get(address) is station:
