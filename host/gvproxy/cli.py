@@ -124,9 +124,17 @@ def _parser() -> flags.Parser:
         ("vpnkit", "URL", "hyperkit's vpnkit protocol at unix:///PATH"),
         ("bess", "URL", "BESS at unixpacket:///PATH"),
         ("vfkit", "URL", "vfkit at unixgram:///PATH"),
+        ("tap", "URL", "taps that are handed over at unix:///PATH (SCM_RIGHTS)"),
         ("stdio", "TEXT", "a guest at standard input and output, whatever TEXT is"),
     ):
         add(f"--listen-{name}", metavar=url, help=f"take {what}")
+    add(
+        "--listen-fd",
+        action="append",
+        type=flags.integer,
+        metavar="N",
+        help="take a guest at descriptor N: a tap, or a connected socket as QEMU has it",
+    )
     add(
         "--mtu",
         type=flags.integer,
@@ -138,8 +146,8 @@ def _parser() -> flags.Parser:
         "--ssh-port",
         type=flags.integer,
         metavar="PORT",
-        help="the port on 127.0.0.1 that leads to the guest's port 22; -1 for none "
-        f"(default {settings.DEFAULT_SSH_PORT})",
+        help="the port on 127.0.0.1 that leads to the guest's port 22, "
+        f"{settings.MIN_SSH_PORT} to 65535; -1 for none (default {settings.DEFAULT_SSH_PORT})",
     )
     add(
         "--subnet",
@@ -169,6 +177,12 @@ def _parser() -> flags.Parser:
     )
     add("--log-file", metavar="FILE", help="append the log to FILE, instead of standard error")
     add("--pid-file", metavar="FILE", help="write the process id to FILE, removed at the end")
+    add(
+        "--state-dir",
+        metavar="DIR",
+        help="keep leases, published ports and names of the API in DIR, and have them again at the "
+        "next start",
+    )
     add("--pcap", metavar="FILE", help="record all frames in FILE, for Wireshark and tcpdump")
     add(
         "--notification",

@@ -57,6 +57,7 @@ LOG_LEVELS = {
 """By the names of logrus, which Go's gvproxy logs with."""
 DEFAULT_LOG_LEVEL = "info"
 _MAX_SECONDS = 30 * 86400
+_MAX_DESCRIPTOR = (1 << 20) - 1
 
 _MIN_PREFIX, _MAX_PREFIX = 8, 29  # a /29 is the smallest with room for three addresses and a guest
 
@@ -114,18 +115,21 @@ class Config:
     """All settings of a daemon; made by `configure`.
 
     `listen` takes guests and API calls, `services` only the latter, `interfaces` only guests, and
-    with `stdio` the program's own standard input and output are one.  `notification` is the socket
+    with `stdio` the program's own standard input and output are one, and each of `descriptors`.
+    `notification` is the socket
     of whoever wants to hear of guests.  `vpnkit_macs` are addresses by the VM's UUID.
 
     `search_domains` is None where the host's resolv.conf decides.  `nat` maps addresses inside
     the virtual network to what is dialled for them outside.  `virtual_ips` answer ARP and ping as
     the gateway does.  `connect_timeout` and `keepalive` are in seconds; the latter may be infinite.
+    `state_dir` is where leases and what the API is told outlast the daemon.
     """
 
     listen: tuple[Endpoint, ...]
     services: tuple[Endpoint, ...]
     interfaces: tuple[Interface, ...]
     stdio: bool
+    descriptors: tuple[int, ...]
     mtu: int
     ssh_port: int | None
     subnet: IPv4Network
@@ -140,6 +144,7 @@ class Config:
     pid_file: Path | None
     pcap: Path | None
     notification: Path | None
+    state_dir: Path | None
     ec2_metadata: bool
     zones: tuple[Zone, ...]
     search_domains: tuple[str, ...] | None
@@ -160,7 +165,9 @@ def configure(
     listen_vpnkit: str | None = None,
     listen_bess: str | None = None,
     listen_vfkit: str | None = None,
+    listen_tap: str | None = None,
     listen_stdio: str | None = None,
+    listen_fd: Sequence[int] = (),
     activated: bool = False,
     mtu: int = DEFAULT_MTU,
     ssh_port: int | None = None,
@@ -177,6 +184,7 @@ def configure(
     pid_file: str | None = None,
     pcap: str | None = None,
     notification: str | None = None,
+    state_dir: str | None = None,
     ec2_metadata: bool = False,
     profile: str = DEFAULT_PROFILE,
     zones: Sequence[Zone] | None = None,
@@ -220,13 +228,20 @@ def configure(
         Dialect.VPNKIT: listen_vpnkit,
         Dialect.BESS: listen_bess,
         Dialect.VFKIT: listen_vfkit,
+        Dialect.TAP: listen_tap,
     }
-    where = listening.read(listen, services, dialects, others=bool(listen_stdio) or activated)
+    for descriptor in listen_fd:
+        _check_range("-listen-fd", descriptor, 3, _MAX_DESCRIPTOR)
+    if len(set(listen_fd)) < len(listen_fd):
+        raise ConfigError("-listen-fd must not be given twice with one number")
+    others = bool(listen_stdio or listen_fd) or activated
+    where = listening.read(listen, services, dialects, others=others)
     return Config(
         listen=where.listen,
         services=where.services,
         interfaces=where.interfaces,
         stdio=bool(listen_stdio),
+        descriptors=tuple(listen_fd),
         mtu=mtu,
         ssh_port=None if ssh_port == NO_SSH_PORT else ssh_port,
         subnet=network,
@@ -240,6 +255,7 @@ def configure(
         log_file=Path(log_file) if log_file else None,
         pid_file=Path(pid_file) if pid_file else None,
         pcap=Path(pcap) if pcap else None,
+        state_dir=Path(state_dir) if state_dir else None,
         notification=listening.read_notification(notification) if notification else None,
         ec2_metadata=ec2_metadata,
         zones=PROFILES[profile](gateway, device, host) if zones is None else tuple(zones),

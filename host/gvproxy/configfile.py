@@ -233,13 +233,14 @@ _TOP: Mapping[str, tuple[str, str, _Read]] = {
     "log-level": ("log_level", "log-level", _Value.text),
     "log-file": ("log_file", "-log-file", _Value.text),
     "pid-file": ("pid_file", "-pid-file", _Value.text),
+    "state-dir": ("state_dir", "-state-dir", _Value.text),
     "notification": ("notification", "-notification", _Value.text),
     "ec2-metadata-access": ("ec2_metadata", "-ec2-metadata-access", _Value.boolean),
     "forwards": ("ssh_forwards", "-forward-dest", _ssh_forwards),
 }
 _INTERFACES: Mapping[str, tuple[str, str, _Read]] = {
     name: (f"listen_{name}", f"-listen-{name}", _Value.text)
-    for name in ("vpnkit", "qemu", "bess", "stdio", "vfkit")
+    for name in ("vpnkit", "qemu", "bess", "stdio", "vfkit", "tap")
 }
 
 
@@ -255,7 +256,7 @@ def load(path: Path) -> Settings:
     try:
         root = yaml.compose(data.decode(), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"-config {path} is no YAML: {one_line(error)}") from None
+        raise ConfigError(f"-config {path} is no YAML: {_problem(error)}") from None
     settings = Settings()
     if root is None or root.tag == _TAG + "null":
         return settings
@@ -268,6 +269,14 @@ def load(path: Path) -> Settings:
             _take(settings, _known(keys.pop(name), table), table)
     _take(settings, keys, _TOP)
     return settings
+
+
+def _problem(error: Exception) -> str:
+    """Return where a file stops being YAML, and why."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return one_line(f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}")
+    return one_line(error)
 
 
 def _known(value: _Value, names: set[str] | Mapping[str, object]) -> dict[str, _Value]:

@@ -10,7 +10,7 @@ import signal
 import socket
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from importlib.metadata import version
 from math import inf
@@ -31,7 +31,7 @@ from gvproxy.flows.tcp import TcpFlows
 from gvproxy.flows.udp import MAX_MAPPINGS, UdpFlows
 from gvproxy.ports.capture import Capture
 from gvproxy.ports.guestport import GuestPort
-from gvproxy.ports.guests import Guests
+from gvproxy.ports.guests import OFFLOADS, Guests
 from gvproxy.ports.interfaces import Interfaces
 from gvproxy.ports.pipes import Pipes
 from gvproxy.ports.reception import Reception
@@ -42,12 +42,14 @@ from gvproxy.services.dns import DnsServer
 from gvproxy.services.dnstcp import DnsTcp
 from gvproxy.services.forwarder import MAX_PUBLISHED, Forwarder
 from gvproxy.services.hosts import HostsFile
+from gvproxy.services.keeper import Keeper
 from gvproxy.services.listeners import Listeners
 from gvproxy.services.localnames import LocalNames
 from gvproxy.services.lookup import look_up
 from gvproxy.services.notifications import Event, Notifications, Presence
 from gvproxy.services.resolvconf import ResolvConf
 from gvproxy.services.resolver import MAX_IN_FLIGHT, Resolver
+from gvproxy.services.state import StateFile
 from gvproxy.services.virtual import serve_dhcp, serve_dns
 from gvproxy.services.zones import Zones
 from gvproxy.stack.port import StackConfig
@@ -67,9 +69,6 @@ log = logging.getLogger(__name__)
 
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6
-"""What the stack and the switch can take unfinished from a guest, and give."""
-
 RESERVED = 256 + 64 + dnstcp.MAX_ASKING
 """Descriptors beside those of TCP, UDP and DNS over UDP: pings, and links, listeners, callers of
 the API, and DNS over TCP."""
@@ -85,7 +84,7 @@ CLOCK = 0.001
 def run(config: Config, inherited: Sequence[Inherited] = ()) -> int:
     """Run a daemon until SIGTERM or SIGINT; returns the exit status, raises GvproxyError."""
     raise_descriptor_limit()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner, pid_file(config.pid_file):
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(config, inherited))
 
 
@@ -111,17 +110,19 @@ async def _serve(config: Config, inherited: Sequence[Inherited]) -> int:
     notify = notifier()
     daemon = Daemon(config, loop, inherited)
     daemon.deserted = lambda: end("its only guest has gone")
-    try:
-        await daemon.start()
-        log.info("gvproxy %s is ready", version("vsock-tap"))
-        notify("READY=1")
-        log.info("ending (%s)", await stop)
-        notify("STOPPING=1")
-    finally:
-        await daemon.close()
-        for number in _END_SIGNALS:  # another Ctrl-C has nothing left to end
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_IGN)
+    with ExitStack() as stack:
+        try:
+            await daemon.start()
+            stack.enter_context(pid_file(config.pid_file))
+            log.info("gvproxy %s is ready", version("vsock-tap"))
+            notify("READY=1")
+            log.info("ending (%s)", await stop)
+            notify("STOPPING=1")
+        finally:
+            await daemon.close()
+            for number in _END_SIGNALS:  # another Ctrl-C has nothing left to end
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
     return 0
 
 
@@ -180,18 +181,22 @@ class Daemon:
         published = min(MAX_PUBLISHED, rest // 2)
         self.forwarder = Forwarder(config, listeners, resolve, published)
 
-        def leave_descriptors(count: int) -> None:
-            """Have connections do without what published ports take."""
-            self._tcp.limit = rest - count
+        self._keeper: Keeper | None = None
 
-        self.forwarder.changed = leave_descriptors
+        def published_changed(count: int) -> None:
+            """Have connections do without the descriptors of published ports."""
+            self._tcp.limit = rest - count
+            if self._keeper is not None:
+                self._keeper.changed()
+
+        self.forwarder.changed = published_changed
         self._tunnels = Tunnels(self.stack, loop, self._tcp, config.connect_timeout)
         posts = {"/connect": self._take_link, "/tunnel": self._take_tunnel}
         self._reception = Reception(loop, posts, self._take_http)
         self._desk = Reception(loop, {"/tunnel": self._take_tunnel}, self._take_http)
         self.deserted: Callable[[], None] = lambda: None
         """Called when nobody is there any more, and nobody can come."""
-        self._stdio: GuestPort | None = None
+        self._own: list[GuestPort | None] = []  # guests that we were started with
         self._guests = Guests(self.stack, loop, self._guest_left)
         self._interfaces = Interfaces(loop, self._guests, config.mtu, config.vpnkit_macs)
         self._notifications = Notifications(config.notification) if config.notification else None
@@ -205,8 +210,10 @@ class Daemon:
     async def start(self) -> None:
         """Listen and publish as configured; raises StartError, and `close` cleans up."""
         pipes = Pipes() if self._config.stdio else None
-        if self._config.pcap is not None:
-            self._guests.capture = Capture(self._config.pcap, self._loop)
+        if self._config.state_dir is not None:
+            file = StateFile(self._config.state_dir)
+            self._keeper = Keeper(file, self._loop, self._dhcp, self.zones, self.forwarder)
+            self._keeper.restore()
         await self._http.setup()
         await self._guest_http.setup()
         assert self._guest_http.server is not None
@@ -217,6 +224,9 @@ class Daemon:
         await self.network.start_server(
             self._dns_tcp.serve, gateway, dns.PORT, max_clients=dnstcp.MAX_CLIENTS
         )
+        await self._publish()
+        # A start that fails should not cost another daemon its capture, nor let guests in.  From
+        # here on nothing is waited for, so the first frame comes when all of it is there.
         for where in self._config.listen:
             self._listen("-listen", where, self._reception)
         for where in self._config.services:
@@ -227,15 +237,23 @@ class Daemon:
                 self._sockets[path] = endpoint.identity(path)
         for one in self._inherited:
             self._serve_inherited(one)
+        if self._config.pcap is not None:
+            self._guests.capture = Capture(self._config.pcap, self._loop)
+        self._notify(Event.READY)
+        if pipes is not None:
+            self._own.append(self._guests.attach_stream(pipes))
+        for descriptor in self._config.descriptors:
+            self._own.append(self._interfaces.attach(descriptor))
+
+    async def _publish(self) -> None:
         for forward in self._config.forwards:
             try:
                 await self.forwarder.expose(forward.local, forward.remote, forward.protocol)
             except ForwarderError as error:
                 hint = f" ({forward.hint})" if forward.hint else ""
                 raise StartError(f"{error}{hint}") from error
-        self._notify(Event.READY)
-        if pipes is not None:
-            self._stdio = self._guests.attach_stream(pipes)
+        if self._keeper is not None:
+            await self._keeper.publish()
 
     def _listen(self, flag: str, where: Endpoint, reception: Reception) -> None:
         try:
@@ -264,6 +282,9 @@ class Daemon:
         """End everything: the guests' connections are reset, their links closed."""
         self._reception.close()
         self._desk.close()
+        if self._keeper is not None:
+            await self._keeper.close()
+            self._keeper = None
         await self.forwarder.close()
         for path, listener in self._sockets.items():
             endpoint.unlink(path, listener)
@@ -333,9 +354,11 @@ class Daemon:
 
     def _guest_left(self, port: GuestPort) -> None:
         self._presence.closed(port)
-        config = self._config
-        if port is self._stdio and not (config.listen or config.interfaces or self._inherited):
-            self.deserted()
+        if port in self._own:
+            self._own.remove(port)
+            config = self._config
+            if not (self._own or config.listen or config.interfaces or self._inherited):
+                self.deserted()
 
     def _take_tunnel(self, sock: socket.socket, request: Request) -> None:
         if not _sent_away(sock):
@@ -399,8 +422,12 @@ class Daemon:
 
 
 def _sent_away(sock: socket.socket) -> bool:
-    """Close the connection of a caller over vsock: it is a guest, and the API is the host's."""
-    if sock.family != getattr(socket, "AF_VSOCK", None):
+    """Close the connection of a caller over vsock: it is a guest, and the API is the host's.
+
+    Hyper-V's sockets are vsock by another name.
+    """
+    families = getattr(socket, "AF_VSOCK", None), getattr(socket, "AF_HYPERV", None)
+    if sock.family not in families:
         return False
     with suppress(OSError):
         sock.send(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n")

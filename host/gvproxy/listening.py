@@ -20,6 +20,8 @@ class Dialect(StrEnum):
     VPNKIT = "vpnkit"
     BESS = "bess"
     VFKIT = "vfkit"
+    TAP = "tap"
+    """Not a hypervisor's: a tap is handed over there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ _SCHEMES = {
     Dialect.VPNKIT: (Scheme.UNIX, Scheme.TCP, Scheme.VSOCK),
     Dialect.BESS: (Scheme.UNIXPACKET,),
     Dialect.VFKIT: (Scheme.UNIXGRAM,),
+    Dialect.TAP: (Scheme.UNIX,),
 }
 _EXCLUSIVE = (Dialect.QEMU, Dialect.VPNKIT, Dialect.BESS)
 """Of these Go's gvproxy takes one."""

@@ -44,16 +44,21 @@ def resident_bytes() -> int:
 
 @contextmanager
 def pid_file(path: Path | None) -> Iterator[None]:
-    """Keep the process id in `path` meanwhile; raises StartError."""
+    """Keep the process id in `path` meanwhile, unless another one takes its place.
+
+    Raises StartError.
+    """
     if path is None:
         yield
         return
+    text = f"{os.getpid()}\n"
     try:
-        path.write_text(f"{os.getpid()}\n")
+        path.write_text(text)
     except OSError as error:
         raise StartError(f"-pid-file {path} cannot be written: {error.strerror}") from error
     try:
         yield
     finally:
-        with suppress(OSError):
-            path.unlink()
+        with suppress(OSError, ValueError):
+            if path.read_text() == text:
+                path.unlink()

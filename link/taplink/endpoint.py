@@ -6,6 +6,10 @@
 
 `vsock://null:PORT/folder` is what hyperkit on macOS has for vsock: a unix socket in that folder.
 
+On Windows a listener's `vsock://:PORT` is Hyper-V's service for that port, as Linux guests have it,
+and `vsock://GUID` any service (`hyperv`).  A GUID that stands for a port means that port on every
+system, so that a configuration written for Windows serves elsewhere; others are Hyper-V's alone.
+
 A URL that is refused, or that cannot be opened for a reason its user has to mend, is an
 `EndpointError` of one line which names the URL.  A peer that cannot be reached right now is an
 `OSError`, for the caller to try again.
@@ -18,10 +22,12 @@ import os
 import re
 import socket
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from taplink import hyperv
 from taplink.text import reason
 
 DEFAULT_REQUEST_PATH = "/connect"
@@ -77,13 +83,15 @@ _ANY_PORT = {(Scheme.TCP, 0), (Scheme.VSOCK, 0xFFFFFFFF)}
 class Endpoint:
     """A parsed URL; which of the fields mean something depends on the scheme.
 
-    `cid` is None where a listener takes any.  `host` is a name or an address without brackets,
-    empty for every address of the machine.  `request_path` is what /connect is called there, and
+    `cid` is None where a listener takes any.  `service` is the GUID of one of Hyper-V's that
+    stands for no port, in lower case.  `host` is a name or an address without brackets, empty for
+    every address of the machine.  `request_path` is what /connect is called there, and
     `arguments` are those of a program at `path`.
     """
 
     scheme: Scheme
     cid: int | None = None
+    service: str = ""
     host: str = ""
     port: int = 0
     path: str = ""
@@ -108,13 +116,19 @@ def parse_listener(url: str, *schemes: Scheme) -> Endpoint:
 
     Raises EndpointError.
     """
-    endpoint = parse(url, _LISTENER)
+    endpoint = parse(url, _example(url, schemes) if schemes else _LISTENER)
     if not schemes:
         _check_transport(endpoint, _LISTENER)
     elif endpoint.scheme not in schemes:
         wanted = " or ".join(f"{scheme}://" for scheme in schemes)
         raise EndpointError(f"{endpoint}: must be a {wanted} URL")
     return endpoint
+
+
+def _example(url: str, schemes: Sequence[Scheme]) -> str:
+    """Return what a URL of the first scheme looks like, with the path that was meant, if any."""
+    place = "HOST:PORT" if schemes[0] is Scheme.TCP else url if url.startswith("/") else "/PATH"
+    return f"{schemes[0]}://{place}"
 
 
 def parse(url: str, example: str = _PEER) -> Endpoint:
@@ -124,6 +138,8 @@ def parse(url: str, example: str = _PEER) -> Endpoint:
         raise EndpointError(f"{url!r}: a URL has no spaces or control characters")
     name, separator, _ = url.partition("://")
     if not separator:
+        if url.startswith("/") and example in (_PEER, _LISTENER):
+            example = f"unix://{url}"
         raise EndpointError(f"{url!r} is no URL, such as {example}")
     try:
         scheme = Scheme(name.lower())
@@ -143,7 +159,7 @@ def parse(url: str, example: str = _PEER) -> Endpoint:
             return _parse_tcp(url, parts.netloc, parts.path)
         case _:
             if parts.netloc:
-                raise EndpointError(f"{url}: the path is absolute: {scheme}:///path")
+                raise EndpointError(f"{url}: the path must be absolute: {scheme}:///path")
             arguments = tuple(f"-{flag}={value}" for flag, value in parse_qsl(parts.query, True))
             return Endpoint(
                 scheme, path=_socket_path(url, parts.path), arguments=arguments, url=url
@@ -151,9 +167,12 @@ def parse(url: str, example: str = _PEER) -> Endpoint:
 
 
 def _parse_vsock(url: str, authority: str, path: str, example: str) -> Endpoint:
+    if hyperv.is_guid(authority):
+        return _parse_service(url, authority, path)
     name, separator, port = authority.rpartition(":")
     if not separator:
-        raise EndpointError(f"{url}: no port, such as {example}")
+        guid = "no GUID, which has 8-4-4-4-12 hexadecimal digits, and " if "-" in authority else ""
+        raise EndpointError(f"{url}: {guid}no port, such as {example}")
     if name == "null":
         number = _number(url, "port", port, 0xFFFFFFFF)
         folder = _socket_path(url, path.rstrip("/"))
@@ -164,6 +183,17 @@ def _parse_vsock(url: str, authority: str, path: str, example: str) -> Endpoint:
         Scheme.VSOCK,
         cid=None if cid == VMADDR_CID_ANY else cid,
         port=_number(url, "port", port, 0xFFFFFFFF),
+        request_path=_request_path(url, path),
+        url=url,
+    )
+
+
+def _parse_service(url: str, guid: str, path: str) -> Endpoint:
+    port = hyperv.port_of(guid)
+    return Endpoint(
+        Scheme.VSOCK,
+        service=guid.lower() if port is None else "",
+        port=port or 0,
         request_path=_request_path(url, path),
         url=url,
     )
@@ -347,8 +377,7 @@ def listen(endpoint: Endpoint, backlog: int = 1024) -> socket.socket:
             case Scheme.TCP:
                 sock = _bind_tcp(endpoint)
             case Scheme.VSOCK:
-                cid = VMADDR_CID_ANY if endpoint.cid is None else endpoint.cid
-                sock = _bind(_vsock_socket(endpoint), (cid, endpoint.port))
+                sock = _bind_hyperv(endpoint) if hyperv.available() else _bind_vsock(endpoint)
             case Scheme.STDIO:
                 raise EndpointError(f"{endpoint}: nobody connects to a program")
         if endpoint.scheme is not Scheme.UNIXGRAM:
@@ -426,6 +455,24 @@ def _bind_tcp(endpoint: Endpoint) -> socket.socket:
     return _bind(sock, info[4])
 
 
+def _bind_vsock(endpoint: Endpoint) -> socket.socket:
+    if endpoint.service:
+        why = "a service of Hyper-V's needs Windows and Python 3.12 or newer"
+        raise EndpointError(f"{endpoint}: {why}; a port is such as {_LISTENER}")
+    cid = VMADDR_CID_ANY if endpoint.cid is None else endpoint.cid
+    return _bind(_vsock_socket(endpoint), (cid, endpoint.port))
+
+
+def _bind_hyperv(endpoint: Endpoint) -> socket.socket:
+    if endpoint.cid is not None:
+        raise EndpointError(f"{endpoint}: Hyper-V's guests have no CIDs; take {_LISTENER}")
+    try:
+        service = endpoint.service or hyperv.service_of(endpoint.port)
+    except ValueError as error:
+        raise EndpointError(f"{endpoint}: {error}") from None
+    return _bind(hyperv.make_socket(), hyperv.any_vm(service))
+
+
 def _bind(sock: socket.socket, address: object) -> socket.socket:
     try:
         sock.bind(address)  # type: ignore[arg-type]
@@ -465,7 +512,8 @@ def _set_unix_buffers(
 def _vsock_socket(endpoint: Endpoint) -> socket.socket:
     """Make a socket whose accepted or own connection has the large buffer (vsock(7))."""
     if not hasattr(socket, "AF_VSOCK"):
-        raise EndpointError(f"{endpoint}: this system has no vsock sockets")
+        why = "this system has no vsock sockets (on Windows they need Python 3.12 or newer)"
+        raise EndpointError(f"{endpoint}: {why}")
     sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.AF_VSOCK, socket.SO_VM_SOCKETS_BUFFER_MAX_SIZE, VSOCK_BUFFER)

@@ -10,15 +10,18 @@ Documentation/networking/tuntap.rst and linux/if_tun.h.
 """
 
 import errno
-import fcntl
 import os
 import socket
+from contextlib import suppress
 from struct import Struct
 from types import TracebackType
 from typing import Self
 
 from taplink import vnet
 from taplink.vnet import Offload
+
+with suppress(ImportError):  # Windows has neither this nor taps
+    import fcntl
 
 DEVICE = "/dev/net/tun"
 MAX_NAME = 15
@@ -134,10 +137,7 @@ def open_tap(name: str, *, preexisting: bool = False) -> Tap:
         raise TapError(f"{DEVICE}: {error.strerror}") from error
     try:
         tap = Tap(fd, name, _take(fd, name) if preexisting else _create(fd, name))
-        if tap.vnet_hdr:
-            fcntl.ioctl(fd, TUNSETVNETHDRSZ, _INT.pack(vnet.SIZE))
-            fcntl.ioctl(fd, TUNSETVNETLE, _INT.pack(1))
-        tap.set_largest_offload()
+        _prepare(tap)
     except OSError as error:
         os.close(fd)
         raise _error(name, error) from error
@@ -145,6 +145,36 @@ def open_tap(name: str, *, preexisting: bool = False) -> Tap:
         os.close(fd)
         raise
     return tap
+
+
+def adopt_tap(fd: int) -> Tap:
+    """Take over a tap that another program has opened, with the largest set of offloads.
+
+    Raises TapError, and then the descriptor is as it was.
+    """
+    try:
+        encoded, flags = _IFREQ.unpack(fcntl.ioctl(fd, TUNGETIFF, bytes(_IFREQ.size)))
+    except (OSError, NameError):
+        raise TapError(f"descriptor {fd} is no tap") from None
+    name = os.fsdecode(encoded.rstrip(b"\0"))
+    if not flags & IFF_TAP:
+        raise TapError(f"{name}: a tun, which has no Ethernet frames; a tap is needed")
+    if not flags & IFF_NO_PI:
+        raise TapError(f"{name}: the tap was opened without IFF_NO_PI")
+    os.set_blocking(fd, False)
+    tap = Tap(fd, name, bool(flags & IFF_VNET_HDR))
+    try:
+        _prepare(tap)
+    except OSError as error:
+        raise _error(name, error) from error
+    return tap
+
+
+def _prepare(tap: Tap) -> None:
+    if tap.vnet_hdr:
+        fcntl.ioctl(tap.fd, TUNSETVNETHDRSZ, _INT.pack(vnet.SIZE))
+        fcntl.ioctl(tap.fd, TUNSETVNETLE, _INT.pack(1))
+    tap.set_largest_offload()
 
 
 def check_name(name: str) -> None:

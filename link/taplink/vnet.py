@@ -16,6 +16,8 @@ F_NEEDS_CSUM = 1
 """The checksum field holds only the pseudo-header's sum; whoever puts it on a wire completes it."""
 F_DATA_VALID = 2
 """The checksum was verified by whoever sent the frame."""
+TRUSTED = F_NEEDS_CSUM | F_DATA_VALID
+"""Either way there is nothing to verify."""
 
 GSO_NONE = 0
 GSO_TCPV4 = 1

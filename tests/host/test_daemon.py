@@ -124,6 +124,26 @@ def test_another_socket_at_its_place_stays(run: Callable[..., None], path: Path)
     assert path.exists()
 
 
+@pytest.mark.parametrize("family", ["AF_VSOCK", "AF_HYPERV"])
+def test_who_comes_as_guests_do_gets_no_api(
+    run: Callable[..., None], path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    """A unix socket stands for those of hypervisors: it may /connect, and nothing else."""
+    monkeypatch.setattr(socket, family, socket.AF_UNIX, raising=False)
+
+    async def scenario(daemon: Daemon) -> None:
+        for request in (b"GET /stats", b"POST /tunnel?ip=192.168.127.2&port=22"):
+            reader, writer = await asyncio.open_unix_connection(str(path))
+            writer.write(request + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 404 ")
+            writer.close()
+        async with Link(path) as link:
+            link.send(arp(GATEWAY))
+            assert await link.receive()
+
+    run(settings(path), scenario)
+
+
 def test_it_ends_while_everything_is_in_use(run: Callable[..., None], path: Path) -> None:
     """A guest, its connections to the outside, its datagrams, a client of the API."""
 
@@ -387,6 +407,7 @@ def test_all_frames_are_recorded(run: Callable[..., None], path: Path) -> None:
             await link.receive()
 
     run(settings(path, pcap=str(recording)), scenario)
+    assert stat.S_IMODE(recording.stat().st_mode) == 0o600
     frames = [frame for _, frame in dpkt.pcap.Reader(recording.open("rb"))]
     assert frames[0] == arp(GATEWAY)
     assert len(frames) == 2
@@ -420,3 +441,16 @@ class Silent:
     def received_eof(self, now: float) -> None: ...
     def writable(self, now: float) -> None: ...
     def ended(self, end: End, now: float) -> None: ...
+
+
+def test_a_start_that_fails_leaves_another_s_capture_alone(
+    run: Callable[[Config, Scenario], None], path: Path
+) -> None:
+    recording = path.with_name("frames.pcap")
+    recording.write_bytes(b"precious")
+    with socket.socket(socket.AF_UNIX) as busy:
+        busy.bind(str(path))
+        busy.listen()
+        with pytest.raises(StartError, match="somebody listens"):
+            run(settings(path, pcap=str(recording)), nothing)
+    assert recording.read_bytes() == b"precious"

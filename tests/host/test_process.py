@@ -30,6 +30,13 @@ def test_somebody_may_remove_it_first(tmp_path: Path) -> None:
         (tmp_path / "pid").unlink()
 
 
+def test_a_pid_file_that_is_another_s_by_now_stays(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    with pid_file(path):
+        path.write_text("1\n")
+    assert path.read_text() == "1\n"
+
+
 def test_none_is_none() -> None:
     with pid_file(None):
         pass

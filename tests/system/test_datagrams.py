@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import random
 import socket
 
 import pytest
 
+from gvproxy.flows import runs
 from tests.lab import dns
 from tests.lab.network import OUTSIDE, UNREACHABLE, Network, World, make_guest
 from tests.lab.programs import GATEWAY, HOST, Gvproxy
@@ -32,6 +34,24 @@ def test_datagrams_of_any_size_there_and_back(network: Network, size: int) -> No
         data, sender = guest.recvfrom(65535)
         assert data == b"x" * size
         assert sender == (HOST, host.getsockname()[1])
+
+
+@pytest.mark.parametrize(("count", "size"), [(14_000, 1400), (13_001, 1000), (640, 10)])
+def test_datagrams_of_one_call_there_and_back(network: Network, count: int, size: int) -> None:
+    """UDP_SEGMENT, as QUIC's servers have it, at both ends; each datagram is one of its own."""
+    payload = random.Random(count).randbytes(count)
+    sizes = [len(payload[at : at + size]) for at in range(0, count, size)]
+    with server(network) as host, network.guest.open_socket(DATAGRAM) as guest:
+        address = HOST, host.getsockname()[1]
+        for _ in range(3):  # from the third on it is a flow that is known
+            runs.send(guest, [memoryview(payload)], size, address)
+            there = [host.recvfrom(65535) for _ in sizes]
+            assert b"".join(data for data, _ in there) == payload
+            assert [len(data) for data, _ in there] == sizes
+            runs.send(host, [memoryview(payload)], size, there[0][1])
+            back = [guest.recv(65535) for _ in sizes]
+            assert b"".join(back) == payload
+            assert [len(data) for data in back] == sizes
 
 
 def test_one_socket_of_the_guest_is_one_of_the_host(network: Network) -> None:

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from gvproxy.api import zone
 from gvproxy.api.profiler import Profiler
 from gvproxy.api.stats import Tree
 from gvproxy.errors import (
@@ -33,6 +32,7 @@ from gvproxy.errors import (
     NotSupportedError,
     UnknownProtocolError,
 )
+from gvproxy.services import zonejson
 from gvproxy.services.forwarder import Forwarder
 from gvproxy.services.zones import Zones
 from taplink.text import one_line
@@ -88,6 +88,7 @@ def make_runner(app: web.Application) -> web.AppRunner:
     return web.AppRunner(
         app,
         handle_signals=False,
+        handler_cancellation=True,  # who has hung up will not see what was done
         access_log=None,
         shutdown_timeout=1.0,
         logger=_ServerLog(logging.getLogger("aiohttp.server"), None),
@@ -115,14 +116,14 @@ def make_app(backend: Backend, profiler: Profiler | None = None) -> web.Applicat
         "/ports": backend.ports,
         "/leases": backend.leases,
         "/services/dhcp/leases": backend.leases,
-        "/services/dns/all": lambda: [zone.encode(one) for one in backend.zones.all()],
+        "/services/dns/all": lambda: [zonejson.encode(one) for one in backend.zones.all()],
         "/openapi.json": _description,
     }
     for path, show in shown.items():
         app.router.add_route("*", path, _get(show))
 
     async def add_zone(request: web.Request) -> web.Response:
-        backend.zones.add(zone.decode(await _body(request)))
+        backend.zones.add(zonejson.decode(await _body(request)))
         return web.Response()
 
     app.router.add_route("*", "/services/dns/add", add_zone, expect_handler=_expected)

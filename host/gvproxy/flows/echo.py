@@ -9,7 +9,8 @@ import socket
 from asyncio import AbstractEventLoop
 
 from gvproxy.flows.destinations import Destinations
-from gvproxy.flows.mapping import Mapping
+from gvproxy.flows.mapping import READS_PER_WAKEUP, Mapping
+from gvproxy.flows.runs import MAX_DATAGRAM
 from gvproxy.flows.table import MappingTable
 from gvproxy.stack.ip import EchoRequest, Ip
 from gvproxy.stack.port import Station
@@ -83,10 +84,18 @@ class EchoSession(Mapping):
     def send(self, request: EchoRequest, host: str) -> None:
         """Send a guest's ping to `host`; the kernel puts its own identifier in."""
         message = icmp.build(icmp.ECHO_REQUEST, 0, request.sequence, request.payload)
-        self._send(message, (host, 0), request.packet)
+        packet = request.packet
+        self._admit(host, packet.destination, packet.station)
+        code = self._send(message, (host, 0))
+        if code is not None:
+            self._ip.send_unreachable(packet, code)
 
-    def _arrived(self, payload: bytes, source: bytes, port: int) -> None:
-        if len(payload) >= icmp.SIZE and payload[0] == icmp.ECHO_REPLY:
+    def _read(self) -> None:
+        for _ in range(READS_PER_WAKEUP):
+            payload, (host, *_) = self._sock.recvfrom(MAX_DATAGRAM)
+            source = self._peers.get(host)
+            if source is None or len(payload) < icmp.SIZE or payload[0] != icmp.ECHO_REPLY:
+                continue
             rest = self._identifier << 16 | int.from_bytes(payload[6:8], "big")
             body = payload[icmp.SIZE :]
             self._ip.send_echo_reply(self._station, source, self._guest, rest, body)

@@ -11,7 +11,7 @@ from asyncio import AbstractEventLoop
 
 from gvproxy.flows import errqueue
 from gvproxy.flows.unreachable import code_for
-from gvproxy.stack.ip import Ip, Packet
+from gvproxy.stack.ip import Ip
 from gvproxy.stack.port import Station
 from gvproxy.wire import icmp
 
@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 MAX_PEERS = 1024
 """Addresses a mapping lets in; the one added first is forgotten for another."""
 READS_PER_WAKEUP = 64
-_MAX_DATAGRAM = 65535
 
 
 class Mapping(ABC):
@@ -52,28 +51,30 @@ class Mapping(ABC):
         self._loop.remove_reader(self._sock.fileno())
         self._sock.close()
 
-    def _send(self, payload: bytes | memoryview, address: tuple[str, int], packet: Packet) -> None:
-        """Send what came in `packet`, and tell the guest when the host cannot."""
-        self._station = packet.station
-        peers, host = self._peers, address[0]
-        if peers.get(host) != packet.destination:
+    def _admit(self, host: str, destination: bytes, station: Station) -> None:
+        """Let `host` in, which the guest at `station` calls `destination`."""
+        self._station = station
+        peers = self._peers
+        if peers.get(host) != destination:
             if len(peers) >= MAX_PEERS:
                 del peers[next(iter(peers))]
-            peers[host] = packet.destination
+            peers[host] = destination
+
+    def _send(self, payload: bytes | memoryview, address: tuple[str, int]) -> int | None:
+        """Send to an address that is let in; returns the ICMP code that the guest is to be told."""
         for _ in range(2):
             try:
                 self._sock.sendto(payload, address)
             except (BlockingIOError, InterruptedError):
-                return
+                return None
             except OSError as error:
                 # An earlier datagram's error is reported here as well: then this one was not sent.
                 if self._report_errors():
                     continue
-                log.debug("nothing can be sent to %s: %s", host, error.strerror)
-                code = code_for(error.errno or 0)
-                if code is not None:
-                    self._ip.send_unreachable(packet, code)
-            return
+                log.debug("nothing can be sent to %s: %s", address[0], error.strerror)
+                return code_for(error.errno or 0)
+            return None
+        return None
 
     def _readable(self) -> None:
         self._receive()
@@ -82,18 +83,12 @@ class Mapping(ABC):
         self._loop.add_reader(self._sock.fileno(), self._readable)
 
     def _receive(self) -> None:
-        peers = self._peers
-        for _ in range(READS_PER_WAKEUP):
-            try:
-                payload, (host, port, *_) = self._sock.recvfrom(_MAX_DATAGRAM)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:
-                self._report_errors()
-                return
-            source = peers.get(host)
-            if source is not None:
-                self._arrived(payload, source, port)
+        try:
+            self._read()
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            self._report_errors()
 
     def _report_errors(self) -> bool:
         """Pass on what ICMP told the host; say whether there was anything.
@@ -116,8 +111,8 @@ class Mapping(ABC):
         return bool(errors)
 
     @abstractmethod
-    def _arrived(self, payload: bytes, source: bytes, port: int) -> None:
-        """Take what came from `source`, as the guest calls it."""
+    def _read(self) -> None:
+        """Read from the socket, in bounds, until it raises BlockingIOError or another OSError."""
 
     @abstractmethod
     def _quote(self, destination: bytes, port: int) -> bytes:

@@ -50,12 +50,19 @@ class MappingTable(Generic[K, M]):
     def add(self, key: K, entry: M, now: float) -> None:
         """Add an entry; in a full table it takes the place of the one unused for longest."""
         if len(self._entries) >= self._limit:
-            self.evicted += 1
-            self._entries.popitem(last=False)[1].close()
+            self.evict()
         self._entries[key] = entry
         entry.used = now
         if self._timer is None:
             self._timer = self._loop.call_later(self._interval, self._sweep)
+
+    def evict(self) -> bool:
+        """End the entry unused for longest; False where there is none."""
+        if not self._entries:
+            return False
+        self.evicted += 1
+        self._entries.popitem(last=False)[1].close()
+        return True
 
     def remove(self, key: K) -> None:
         """End one entry."""

@@ -8,12 +8,16 @@ own datagrams keep the mapping alive (REQ-6).  After a silence it is made anew.
 import logging
 import socket
 from asyncio import AbstractEventLoop
+from functools import partial
+from typing import NamedTuple
 
 from gvproxy.complaint import Complaint
+from gvproxy.flows import runs
 from gvproxy.flows.destinations import Destinations
-from gvproxy.flows.mapping import Mapping
+from gvproxy.flows.mapping import READS_PER_WAKEUP, Mapping
 from gvproxy.flows.table import MappingTable
 from gvproxy.stack.port import Station
+from gvproxy.stack.sessions import Run, pieces
 from gvproxy.stack.stack import Stack
 from gvproxy.stack.udp import Datagram, Udp
 from gvproxy.wire import icmp, ipv4, udp
@@ -23,6 +27,16 @@ log = logging.getLogger(__name__)
 IDLE_TIMEOUT = 300.0  # seconds; RFC 4787 REQ-5: five minutes by default, two at least
 SWEEP_INTERVAL = 10.0
 MAX_MAPPINGS = 4096
+
+Key = tuple[bytes, int]
+"""A guest's address and port."""
+
+
+class Peer(NamedTuple):
+    """Whom a guest sends to: on the host, and as the guest calls the address."""
+
+    address: runs.Address
+    called: bytes
 
 
 class UdpFlows:
@@ -35,9 +49,7 @@ class UdpFlows:
         destinations: Destinations,
         limit: int = MAX_MAPPINGS,
     ) -> None:
-        self.mappings: MappingTable[tuple[bytes, int], UdpMapping] = MappingTable(
-            loop, limit, SWEEP_INTERVAL
-        )
+        self.mappings: MappingTable[Key, UdpMapping] = MappingTable(loop, limit, SWEEP_INTERVAL)
         self._stack = stack
         self._loop = loop
         self._destinations = destinations
@@ -50,16 +62,26 @@ class UdpFlows:
         if host is None:
             self._stack.ip.send_unreachable(packet, icmp.ADMIN_PROHIBITED)
             return
+        peer = Peer((host, datagram.port), packet.destination)
         key = packet.source, datagram.source_port
+        known = self.mappings.use(key, now) is not None
+        self._send(key, peer, packet.station, [datagram.payload], len(datagram.payload), now)
+        if known:  # who asks one question, from a port of its own, has no use for it
+            send = partial(self._send, key, peer, packet.station)
+            self._stack.udp.remember(datagram, send)
+
+    def _send(
+        self, key: Key, peer: Peer, station: Station, run: Run, size: int, now: float
+    ) -> None:
         mapping = self.mappings.use(key, now)
         if mapping is None:
             try:
-                mapping = UdpMapping(self._loop, self._stack.udp, packet.station, key)
+                mapping = UdpMapping(self._loop, self._stack.udp, station, key)
             except OSError as error:
                 self._complaint.make(now, "no socket for UDP of a guest: %s", error.strerror)
                 return
             self.mappings.add(key, mapping, now)
-        mapping.send(datagram, host)
+        mapping.send(run, size, peer, station)
 
     def close(self) -> None:
         """End all mappings."""
@@ -71,21 +93,41 @@ class UdpMapping(Mapping):
 
     __slots__ = ("_guest", "_port", "_udp")
 
-    def __init__(
-        self, loop: AbstractEventLoop, stack_udp: Udp, station: Station, key: tuple[bytes, int]
-    ) -> None:
+    def __init__(self, loop: AbstractEventLoop, stack_udp: Udp, station: Station, key: Key) -> None:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         sock.bind(("", 0))
+        runs.enable(sock)
         super().__init__(loop, stack_udp.ip, station, sock, IDLE_TIMEOUT)
         self._udp = stack_udp
         self._guest, self._port = key
 
-    def send(self, datagram: Datagram, host: str) -> None:
-        """Send a guest's datagram to `host`."""
-        self._send(datagram.payload, (host, datagram.port), datagram.packet)
+    def send(self, run: Run, size: int, peer: Peer, station: Station) -> None:
+        """Send a guest's datagrams of `size` bytes, of which the last may be smaller."""
+        self._admit(peer.address[0], peer.called, station)
+        if len(run) == 1 and len(run[0]) == size:
+            self._send_one(run[0], peer)
+            return
+        try:
+            runs.send(self._sock, run, size, peer.address)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:  # an earlier one's; or larger than the path takes, or no network card does
+            for piece in (piece for part in run for piece in pieces(part, size)):
+                self._send_one(piece, peer)
 
-    def _arrived(self, payload: bytes, source: bytes, port: int) -> None:
-        self._udp.send(self._station, source, port, self._guest, self._port, payload)
+    def _send_one(self, payload: memoryview, peer: Peer) -> None:
+        code = self._send(payload, peer.address)
+        if code is not None:
+            quote = self._quote(peer.called, peer.address[1])
+            self._ip.send_error(self._station, peer.called, code, quote)
+
+    def _read(self) -> None:
+        for payload, size, (host, port) in runs.receive(self._sock, READS_PER_WAKEUP):
+            source = self._peers.get(host)
+            if source is not None:
+                self._udp.send(
+                    self._station, source, port, self._guest, self._port, payload, size=size
+                )
 
     def _quote(self, destination: bytes, port: int) -> bytes:
         header = ipv4.build_header(self._guest, destination, ipv4.PROTOCOL_UDP, udp.SIZE)

@@ -5,6 +5,7 @@ checksums their guest's kernel completes.
 """
 
 import logging
+import os
 import time
 from asyncio import AbstractEventLoop, TimerHandle
 from contextlib import suppress
@@ -53,6 +54,10 @@ class CapturedDatagramPort(Captured, DatagramPort):
     """A `DatagramPort` whose frames are recorded."""
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 class Capture:
     """The file at `path`, made anew; raises StartError where it cannot be."""
 
@@ -61,7 +66,7 @@ class Capture:
         self._loop = loop
         self._timer: TimerHandle | None = None
         try:
-            self._file = path.open("wb")
+            self._file = open(path, "wb", opener=_private)  # noqa: SIM115
             self._writer: pcap.Writer | None = pcap.Writer(self._file, snaplen=MAX_FRAME)
         except (OSError, ValueError) as error:
             raise StartError(f"-pcap {path} cannot be written: {reason(error)}") from error

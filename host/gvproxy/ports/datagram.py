@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 GREETING = b"VFKT"
 """What vfkit sends first, and which is no frame."""
 RETRY_INTERVAL = 0.001  # seconds
-MAX_PEERS = 256
 
 Address = str | bytes
 """Of a unix socket; bytes are an abstract one."""
@@ -40,6 +39,7 @@ class DatagramPort(PacketPort):
         closed: Closed,
     ) -> None:
         super().__init__(sock, stack, loop, closed)
+        self._shared = sock
         self._address = peer
         self._timer: TimerHandle | None = None
 
@@ -53,7 +53,7 @@ class DatagramPort(PacketPort):
         self._queue.clear()
 
     def _sendmsg(self, buffers: tuple[bytes | memoryview, ...]) -> None:
-        self._sock.sendmsg(buffers, (), 0, self._address)
+        self._shared.sendmsg(buffers, (), 0, self._address)
 
     def _wait(self) -> None:
         self._timer = self._loop.call_later(RETRY_INTERVAL, self._again)
@@ -75,9 +75,9 @@ class DatagramListener:
         self,
         loop: AbstractEventLoop,
         sock: socket.socket,
-        attach: Callable[[socket.socket, Address], DatagramPort],
+        attach: Callable[[socket.socket, Address], DatagramPort | None],
     ) -> None:
-        """`attach` makes the port of a peer."""
+        """`attach` makes the port of a peer, unless there is no room for another."""
         self._loop = loop
         self._sock = sock
         self._attach = attach
@@ -110,14 +110,12 @@ class DatagramListener:
         port = self._ports.get(peer)
         if port is not None and not port.gone:
             return port
-        now = self._loop.time()
         if not peer:
-            self._complaint.make(now, "frames are dropped: their socket is bound to no address")
+            text = "frames are dropped: their socket is bound to no address"
+            self._complaint.make(self._loop.time(), text)
             return None
-        if len(self._ports) >= MAX_PEERS:
-            self._ports = {name: port for name, port in self._ports.items() if not port.gone}
-            if len(self._ports) >= MAX_PEERS:
-                self._complaint.make(now, "a guest is refused: there are %d", MAX_PEERS)
-                return None
-        port = self._ports[peer] = self._attach(self._sock, peer)
+        self._ports = {name: port for name, port in self._ports.items() if not port.gone}
+        port = self._attach(self._sock, peer)
+        if port is not None:
+            self._ports[peer] = port
         return port

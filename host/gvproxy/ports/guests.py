@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from struct import Struct
 
+from gvproxy.complaint import Complaint
+from gvproxy.listening import Dialect
 from gvproxy.ports.capture import (
     Capture,
     Captured,
@@ -20,14 +22,21 @@ from gvproxy.ports.guestport import GuestPort, PortCounters
 from gvproxy.ports.packet import PacketPort
 from gvproxy.ports.pipes import Pipes
 from gvproxy.ports.stream import StreamPort
+from gvproxy.ports.tapsocket import TapSocket
 from gvproxy.stack.stack import Stack
 from gvproxy.wire import ethernet
+from taplink import vnet
 from taplink.framing import HYPERKIT, Framing
+from taplink.tap import Tap
 from taplink.text import one_line
 from taplink.vnet import Offload, format_offload
 
 log = logging.getLogger(__name__)
 
+OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.USO4 | Offload.USO6
+"""What the stack and the switch can take unfinished from a guest, and give."""
+MAX_GUESTS = 256
+"""Attached at a time; each holds 512 KiB, and up to 8 MiB where it does not read."""
 _UCRED = Struct("3i")  # struct ucred: process, user, group (unix(7))
 
 
@@ -43,6 +52,7 @@ class Guests:
         self._loop = loop
         self._left = left
         self._departed = PortCounters()
+        self._full = Complaint(log)
 
     @property
     def ports(self) -> list[GuestPort]:
@@ -80,7 +90,14 @@ class Guests:
             for port in self.ports
         ]
 
-    # The sockets, non-blocking and connected, belong to the ports from here on.
+    # The sockets, non-blocking and connected, belong to the ports from here on.  Where there is no
+    # room for another guest, its socket is closed, and None returned.
+
+    def _no_room(self) -> bool:
+        if len(self._stack.switch.ports) < MAX_GUESTS:
+            return False
+        self._full.make(self._loop.time(), "a guest is refused: there are %d", MAX_GUESTS)
+        return True
 
     def attach_stream(
         self,
@@ -90,11 +107,14 @@ class Guests:
         rest: bytes = b"",
         *,
         dialect: str = "",
-    ) -> StreamPort:
+    ) -> StreamPort | None:
         """Attach the guest at the other end of a byte stream, of which `rest` has been read.
 
         `dialect` is what it speaks, where that is not what the framing is called.
         """
+        if self._no_room():
+            sock.close()
+            return None
         make = StreamPort if self.capture is None else CapturedStreamPort
         port = make(sock, framing, offload, self._stack, self._loop, self._closed)
         self._prepare(port, dialect or framing.name, peer_of(sock))
@@ -102,8 +122,11 @@ class Guests:
         self._came(port)
         return port
 
-    def attach_packets(self, sock: socket.socket, *, dialect: str) -> PacketPort:
+    def attach_packets(self, sock: socket.socket, *, dialect: str) -> PacketPort | None:
         """Attach the guest at the other end of a socket that keeps frames apart."""
+        if self._no_room():
+            sock.close()
+            return None
         make = PacketPort if self.capture is None else CapturedPacketPort
         port = make(sock, self._stack, self._loop, self._closed)
         self._prepare(port, dialect, peer_of(sock))
@@ -111,8 +134,27 @@ class Guests:
         self._came(port)
         return port
 
-    def attach_datagrams(self, sock: socket.socket, peer: Address, *, dialect: str) -> DatagramPort:
+    def attach_tap(self, tap: Tap) -> PacketPort | None:
+        """Attach the kernel at the other side of a tap, which belongs to the port from here on."""
+        if self._no_room():
+            tap.close()
+            return None
+        tap.set_offload(tap.offload & OFFLOADS)
+        offset = vnet.SIZE if tap.vnet_hdr else 0
+        make = PacketPort if self.capture is None else CapturedPacketPort
+        device = TapSocket(tap)
+        port = make(device, self._stack, self._loop, self._closed, offset, int(tap.offload))
+        self._prepare(port, Dialect.TAP, tap.name)
+        port.start()
+        self._came(port)
+        return port
+
+    def attach_datagrams(
+        self, sock: socket.socket, peer: Address, *, dialect: str
+    ) -> DatagramPort | None:
         """Attach the guest whose socket is bound to `peer`; `sock` stays its owner's."""
+        if self._no_room():
+            return None
         make = DatagramPort if self.capture is None else CapturedDatagramPort
         port = make(sock, peer, self._stack, self._loop, self._closed)
         self._prepare(port, dialect, os.fsdecode(peer))
@@ -147,4 +189,6 @@ def peer_of(sock: socket.socket | Pipes) -> str:
         host, port, *_ = sock.getpeername()
     except (OSError, AttributeError):  # it has gone already; or another system
         return ""
+    if isinstance(port, str):  # of Hyper-V's: the GUIDs of a VM and a service
+        return f"vm {host}"
     return f"cid {host}" if isinstance(host, int) else f"{host}:{port}"

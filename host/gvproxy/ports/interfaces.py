@@ -11,12 +11,15 @@ from gvproxy.errors import StartError
 from gvproxy.listening import Dialect, Interface
 from gvproxy.ports.acceptor import Acceptor
 from gvproxy.ports.datagram import DatagramListener
+from gvproxy.ports.guestport import GuestPort
 from gvproxy.ports.guests import Guests
 from gvproxy.ports.lobby import Lobby, Next
+from gvproxy.ports.tapsocket import Handover
 from gvproxy.ports.vpnkit import Handshake
 from taplink import endpoint
 from taplink.endpoint import EndpointError
 from taplink.framing import HYPERKIT, QEMU
+from taplink.tap import TapError, adopt_tap
 from taplink.vnet import Offload
 
 log = logging.getLogger(__name__)
@@ -60,6 +63,7 @@ class Interfaces:
             Dialect.QEMU: partial(self._guests.attach_stream, framing=QEMU),
             Dialect.BESS: partial(self._guests.attach_packets, dialect=dialect),
             Dialect.VPNKIT: self._shake_hands,
+            Dialect.TAP: self._take_tap,
         }
         take = accepted[dialect]
         self._listeners.append(
@@ -72,6 +76,37 @@ class Interfaces:
             listener.close()
         self._listeners.clear()
         self._lobby.close()
+
+    def attach(self, descriptor: int) -> GuestPort | None:
+        """Attach the guest at a descriptor that was there when we were started.
+
+        A tap, or a connected socket of QEMU's or of BESS's kind; raises StartError.
+        """
+        try:
+            return self._guests.attach_tap(adopt_tap(descriptor))
+        except TapError as error:
+            problem = str(error)
+        try:
+            sock = socket.socket(fileno=descriptor)
+        except OSError:
+            raise StartError(f"-listen-fd {descriptor}: {problem}, and no socket") from None
+        try:
+            sock.getpeername()
+        except OSError as error:
+            sock.detach()
+            raise StartError(f"-listen-fd {descriptor}: the socket is not connected") from error
+        sock.set_inheritable(False)
+        sock.setblocking(False)
+        if sock.type == socket.SOCK_STREAM:
+            return self._guests.attach_stream(sock, QEMU)
+        if sock.type == getattr(socket, "SOCK_SEQPACKET", None):
+            return self._guests.attach_packets(sock, dialect=Dialect.BESS)
+        sock.detach()
+        raise StartError(f"-listen-fd {descriptor}: a socket of a kind that no guest has")
+
+    def _take_tap(self, sock: socket.socket) -> None:
+        handover = Handover(sock, self._guests.attach_tap)
+        self._lobby.enter(sock, handover.feed, handover.receive)
 
     def _shake_hands(self, sock: socket.socket) -> None:
         handshake = Handshake(self._mtu, self._macs)

@@ -23,6 +23,13 @@ Feed = Callable[[bytes], Next | None]
 Raises LinkError for what makes no sense, and OSError when the connection has gone.
 """
 
+Read = Callable[[socket.socket], bytes]
+"""Reads once; nothing is the end.  Raises OSError."""
+
+
+def _read(sock: socket.socket) -> bytes:
+    return sock.recv(_READ_SIZE)
+
 
 class Lobby:
     """The connections of one kind of listener."""
@@ -33,11 +40,11 @@ class Lobby:
         self._refusal = refusal
         self._waiting: dict[_Visitor, None] = {}
 
-    def enter(self, sock: socket.socket, feed: Feed) -> None:
-        """Read from a socket, non-blocking, until `feed` knows who takes it."""
+    def enter(self, sock: socket.socket, feed: Feed, read: Read | None = None) -> None:
+        """Read from a socket, non-blocking, by `read`, until `feed` knows who takes it."""
         if len(self._waiting) >= MAX_WAITING:
             next(iter(self._waiting)).close()
-        _Visitor(self._loop, sock, feed, self._refusal, self._waiting)
+        _Visitor(self._loop, sock, feed, read or _read, self._refusal, self._waiting)
 
     def close(self) -> None:
         """End all connections that are here."""
@@ -48,19 +55,21 @@ class Lobby:
 class _Visitor:
     """One connection."""
 
-    __slots__ = ("_feed", "_loop", "_refusal", "_sock", "_timer", "_waiting")
+    __slots__ = ("_feed", "_loop", "_read", "_refusal", "_sock", "_timer", "_waiting")
 
     def __init__(
         self,
         loop: AbstractEventLoop,
         sock: socket.socket,
         feed: Feed,
+        read: Read,
         refusal: bytes,
         waiting: dict["_Visitor", None],
     ) -> None:
         self._loop = loop
         self._sock = sock
         self._feed = feed
+        self._read = read
         self._refusal = refusal
         self._waiting = waiting
         self._timer = loop.call_later(TIMEOUT, self.close)
@@ -78,7 +87,7 @@ class _Visitor:
 
     def _readable(self) -> None:
         try:
-            data = self._sock.recv(_READ_SIZE)
+            data = self._read(self._sock)
             follow = self._feed(data) if data else None
         except (BlockingIOError, InterruptedError):
             return

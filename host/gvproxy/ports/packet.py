@@ -1,6 +1,6 @@
-"""A guest behind a socket that keeps frames apart, as bess has it: SOCK_SEQPACKET.
+"""A guest behind what keeps frames apart: a socket such as bess has (SOCK_SEQPACKET), or a tap.
 
-A frame is a packet, and takes a call each way.  It leaves at once; what the socket does not take
+A frame takes a call each way.  It leaves at once; what the socket does not take
 waits, and then all that follows waits behind it.
 """
 
@@ -10,6 +10,7 @@ from asyncio import AbstractEventLoop
 from collections import deque
 
 from gvproxy.ports.guestport import HIGH_WATER, LIMIT, Closed, GuestPort
+from gvproxy.ports.tapsocket import TapSocket
 from gvproxy.stack.stack import Stack
 from taplink.framing import MAX_FRAME
 from taplink.text import reason
@@ -17,15 +18,23 @@ from taplink.text import reason
 FRAMES_PER_WAKEUP = 64
 _FULL = (errno.EAGAIN, errno.ENOBUFS, errno.EINTR)
 """The guest does not read as fast; macOS says ENOBUFS."""
+_LOST = (errno.EMSGSIZE, errno.EIO, errno.EINVAL)
+"""That frame never will arrive: too large, or the tap's interface is down, or declines it."""
 
 
 class PacketPort(GuestPort):
     """Owns its socket, connected and non-blocking, from `start` on."""
 
     def __init__(
-        self, sock: socket.socket, stack: Stack, loop: AbstractEventLoop, closed: Closed
+        self,
+        sock: socket.socket | TapSocket,
+        stack: Stack,
+        loop: AbstractEventLoop,
+        closed: Closed,
+        offset: int = 0,
+        offload: int = 0,
     ) -> None:
-        super().__init__(0, 0, stack, loop, closed)
+        super().__init__(offset, offload, stack, loop, closed)
         self._sock = sock
         self._queue: deque[tuple[bytes, bytes | memoryview]] = deque()
 
@@ -48,7 +57,7 @@ class PacketPort(GuestPort):
         why = ""
         try:
             while len(frames) < FRAMES_PER_WAKEUP and not why:
-                frame = self._sock.recv(MAX_FRAME)
+                frame = self._sock.recv(MAX_FRAME + self.offset)
                 if frame:
                     frames.append(memoryview(frame))
                 else:
@@ -71,10 +80,12 @@ class PacketPort(GuestPort):
             return
         counters.frames_out += 1
         counters.bytes_out += size
+        if self.offset:
+            header = meta + header
         if not self._queue and self._transmit(header, payload):
             return
         self._queue.append((header, payload))
-        self._size += size
+        self._size += len(header) + len(payload)
         if self._size > HIGH_WATER:
             self.congested = True
         if not self._blocked:
@@ -87,7 +98,7 @@ class PacketPort(GuestPort):
             self._sendmsg((header, payload) if payload else (header,))
         except OSError as error:
             # Whoever sends is in the midst of it, and hears of the end when this is tried again.
-            if error.errno == errno.EMSGSIZE:  # nor will it ever
+            if error.errno in _LOST:
                 self.counters.dropped += 1
                 return True
             return False
@@ -105,7 +116,9 @@ class PacketPort(GuestPort):
             except OSError as error:
                 if error.errno in _FULL:
                     return
-                raise
+                if error.errno not in _LOST:
+                    raise
+                self.counters.dropped += 1
             queue.popleft()
             self._size -= len(header) + len(payload)
         if self._blocked:

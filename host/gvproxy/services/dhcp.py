@@ -114,6 +114,8 @@ class DhcpServer:
         self._exhausted = Complaint(log)
         self._declined = Complaint(log)
         self._refused = Complaint(log)
+        self.changed: Callable[[], None] = lambda: None
+        """Called when a lease has been given, prolonged or given back."""
 
     def handle(self, message: bytes, *, now: float) -> Reply | None:
         """Take a datagram's payload and return the reply to it, if it gets one.
@@ -148,6 +150,17 @@ class DhcpServer:
         leases |= {address: mac for mac, address in self._static.items()}
         leases |= {lease.address: lease.mac for lease in self._table.bound(now)}
         return {str(IPv4Address(ip)): mac.hex(":") for ip, mac in sorted(leases.items())}
+
+    def bound(self, now: float) -> list[Lease]:
+        """Return the leases in force."""
+        return list(self._table.bound(now))
+
+    def restore(self, lease: Lease, now: float) -> bool:
+        """Give a client of an earlier daemon its lease back; False where it may not have that."""
+        if lease.key is None or not self._table.available(lease.address, lease.key, lease.mac, now):
+            return False
+        self._table.put(lease, now)
+        return True
 
     def address_of(self, name: str, *, now: float) -> IPv4Address | None:
         """Return the address of the guest that calls itself so, in lower case."""
@@ -197,6 +210,7 @@ class DhcpServer:
         expires = now + LEASE_TIME
         granted = Lease(address, request.key, request.mac, expires, bound=True, name=request.name)
         self._table.put(granted, now)
+        self.changed()
         self.counters.acks += 1
         return self._reply(request, dhcp.DHCPACK, address, now)
 
@@ -213,6 +227,7 @@ class DhcpServer:
             self.counters.ignored += 1
             return
         lease.expires = now
+        self.changed()
         self.counters.releases += 1
 
     def _decline(self, request: _Message, now: float) -> None:

@@ -69,6 +69,7 @@ class Forwarder:
         self._resolve = resolve
         self._limit = limit
         self._published: dict[tuple[Protocol, str], _Published] = {}
+        self._closed = False
         self.changed: Callable[[int], None] = lambda count: None
         """Called with how many there are, when that has changed."""
 
@@ -94,6 +95,8 @@ class Forwarder:
             raise ForbiddenError(f"{guest} may publish its own ports, not those of {address}")
         key = await self._listeners.prepare(pairs[0][1])
         # From here on nothing is waited for, so nobody comes between.
+        if self._closed:
+            raise ListenError(f"cannot listen on {local}: gvproxy ends")
         opened: dict[tuple[Protocol, str], _Published] = {}
         try:
             for one, target in pairs:
@@ -110,7 +113,9 @@ class Forwarder:
             raise
         self._published |= opened
         self.changed(len(self._published))
-        log.info("%s %s leads to %s", kind, local, replace(pairs[0][1], host=str(address)))
+        first, last = (replace(pairs[end][1], host=str(address)) for end in (0, -1))
+        target_text = f"{first} to {last}" if len(pairs) > 1 else str(first)
+        log.info("%s %s leads to %s", kind, local, target_text)
 
     async def unexpose(
         self, local: str, protocol: str = Protocol.TCP, caller: str | None = None
@@ -145,7 +150,8 @@ class Forwarder:
         ]
 
     async def close(self) -> None:
-        """Take everything back."""
+        """Take everything back, and publish nothing any more."""
+        self._closed = True
         for published in self._published.values():
             published.listener.close()
         self._published.clear()

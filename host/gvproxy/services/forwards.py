@@ -92,6 +92,8 @@ def read(protocol: Protocol, local: str, remote: str) -> list[tuple[Local, Remot
     Raises BadLocalError, BadRemoteError and BadPortError.
     """
     locals_ = read_locals(protocol, local)
+    if not remote:
+        raise BadRemoteError("remote is missing")
     remotes = _ports(remote) if protocol.has_ports else [_url(remote)]
     if len(locals_) != len(remotes):
         raise BadRemoteError(
@@ -102,6 +104,8 @@ def read(protocol: Protocol, local: str, remote: str) -> list[tuple[Local, Remot
 
 def read_locals(protocol: Protocol, text: str) -> list[Local]:
     """Read what is, or is to be, published; raises BadLocalError and BadPortError."""
+    if not text:
+        raise BadLocalError("local is missing")
     if protocol is Protocol.UNIX:
         path = text.removeprefix("unix://")
         if not path.startswith("/") or path.endswith("/") or "\0" in path:

@@ -58,7 +58,7 @@ class LeaseTable:
         self._static = static
         self._user = user
         self._owned = frozenset(static.values())
-        self._next = self._first  # no address from here on was ever leased by `choose`
+        self._next = self._first  # all addresses before it are taken, or not to be leased
         self._by_address: dict[int, Lease] = {}
         self._by_key: dict[bytes, Lease] = {}
         self._by_name: dict[str, Lease] = {}
@@ -138,6 +138,7 @@ class LeaseTable:
 
     def _drop(self, lease: Lease | None) -> None:
         if lease is not None:
+            self._next = min(self._next, lease.address)
             del self._by_address[lease.address]
             if lease.key is not None:
                 del self._by_key[lease.key]

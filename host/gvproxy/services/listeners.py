@@ -13,9 +13,9 @@ from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
-from gvproxy.errors import ListenError, NotSupportedError
+from gvproxy.errors import BadRemoteError, ListenError, NotSupportedError
 from gvproxy.ports.acceptor import Acceptor
-from gvproxy.services import forwards, udpforward
+from gvproxy.services import background, forwards, udpforward
 from gvproxy.services.forwards import Local, Remote, SshRemote
 from gvproxy.services.udpforward import UdpForward
 from gvproxy.virtual import VirtualNetwork
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from gvproxy.services.sshtunnel import SshTunnel
 
 BACKLOG = 1024
+KEY_TIMEOUT = 10.0
+"""Seconds to read a private key, which may be on a network's disk."""
 
 Dial = Callable[[socket.socket, bytes, int], None]
 """Joins a socket, which it owns from then on, to a guest's packed address and port."""
@@ -54,7 +56,13 @@ class Listeners:
         """Read the key of a remote that has one, for `open`; raises BadRemoteError."""
         if not isinstance(remote, SshRemote):
             return None
-        return await asyncio.to_thread(_read_key, remote)  # a passphrase costs a second of CPU
+        try:
+            async with asyncio.timeout(KEY_TIMEOUT):  # a passphrase costs a second of CPU
+                return await background.call(lambda: _read_key(remote))
+        except TimeoutError:
+            raise BadRemoteError(f"key {remote.key} cannot be read: no answer") from None
+        except background.TooManyError as error:
+            raise BadRemoteError(f"key {remote.key} cannot be read: {error}") from None
 
     def open(
         self, protocol: forwards.Protocol, local: Local, remote: Remote, key: "SSHKey | None"

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Collection
 from ipaddress import IPv4Address
 
+from gvproxy.services import background
 from gvproxy.services.localnames import LocalNames
 
 TIMEOUT = 5.0
@@ -19,9 +20,9 @@ async def look_up(names: LocalNames, name: str) -> Collection[IPv4Address]:
         return [address for address in local if isinstance(address, IPv4Address)]
     try:
         async with asyncio.timeout(TIMEOUT):
-            infos = await loop.getaddrinfo(
-                name, None, family=socket.AF_INET, type=socket.SOCK_STREAM
+            infos = await background.call(
+                lambda: socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
             )
     except (OSError, UnicodeError):  # TimeoutError among them
         return []
-    return [IPv4Address(info[4][0]) for info in infos]
+    return [IPv4Address(str(info[4][0])) for info in infos]

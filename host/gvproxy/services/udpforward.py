@@ -118,13 +118,23 @@ class UdpForward:
         client = self._clients.use(key, now)
         if client is None:
             client = _Client(self, source, ancillary)
-            try:
-                client.transport = self._network.bind(client)
-            except OSError:
+            if not self._bind(client):
                 self._complaint.make(now, "a datagram is lost: the gateway has no port left")
                 return
             self._clients.add(key, client, now)
         client.transport.sendto(payload, self.guest)
+
+    def _bind(self, client: "_Client") -> bool:
+        """Give a client a port, in place of its forward's oldest client where there is none."""
+        for _ in range(2):
+            try:
+                client.transport = self._network.bind(client)
+            except OSError:
+                if not self._clients.evict():
+                    return False
+            else:
+                return True
+        return False
 
 
 class _Client(asyncio.DatagramProtocol):

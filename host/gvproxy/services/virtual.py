@@ -25,7 +25,7 @@ def serve_dhcp(stack: Stack, server: DhcpServer) -> None:
             send(station, gateway, ports[0], destination, ports[1], payload, mac=mac)
 
     for address in (gateway, _BROADCAST):
-        stack.udp.handlers[address, dhcp.SERVER_PORT] = handle
+        stack.udp.listen((address, dhcp.SERVER_PORT), handle)
 
 
 def serve_dns(stack: Stack, server: DnsServer) -> None:
@@ -41,4 +41,4 @@ def serve_dns(stack: Stack, server: DnsServer) -> None:
 
         server.handle(bytes(datagram.payload), answer, now=now)
 
-    stack.udp.handlers[gateway, dns.PORT] = handle
+    stack.udp.listen((gateway, dns.PORT), handle)

@@ -6,7 +6,7 @@ as in Go's gvproxy, and the zone's default for names without one.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from math import inf
@@ -25,11 +25,28 @@ class Zones:
         self._zones: dict[Labels, _Names] = {}
         self._listed: dict[Labels, Zone] = {}
         for zone in reversed(zones):  # of two alike the records of the first come first
-            self.add(zone)
+            self._enter(zone)
         self._listed = dict(reversed(self._listed.items()))
+        self._added: dict[Labels, Zone] = {}
+        self.changed: Callable[[], None] = lambda: None
+        """Called when a zone has been added, or something to one."""
 
     def add(self, zone: Zone) -> None:
         """Add a zone, or to one that is there: new records come first, the new default counts."""
+        self._enter(zone)
+        apex = dnsmessage.labels(zone.name)
+        if apex in self._added:
+            records = dict.fromkeys(zone.records + self._added[apex].records)
+            zone = replace(zone, records=tuple(records))
+        self._added[apex] = zone
+        self.changed()
+
+    @property
+    def added(self) -> list[Zone]:
+        """Return what has been added since the start."""
+        return list(self._added.values())
+
+    def _enter(self, zone: Zone) -> None:
         apex = dnsmessage.labels(zone.name)
         if apex in self._listed:
             zone = replace(zone, records=zone.records + self._listed[apex].records)

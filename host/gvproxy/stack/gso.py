@@ -5,10 +5,11 @@ pseudo-header's sum in the checksum field (`vnet.F_NEEDS_CSUM`).  Our own TCP ma
 `stack.path`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from struct import Struct
 
-from gvproxy.wire import ethernet, ipv4, tcp
+from gvproxy.stack.sessions import MAX_GUEST_SEGMENTS
+from gvproxy.wire import ethernet, ipv4, tcp, udp
 from gvproxy.wire.checksum import checksum, ones_sum
 from taplink import vnet
 
@@ -29,7 +30,8 @@ def complete(
     """Yield the finished (header, payload) frames that `meta` asks to be made of one frame.
 
     `header` reaches from Ethernet to the end of the transport header (`hdr_len` is not trusted), or
-    to the end of the frame.  IPv4 and IPv6 with TCP are cut; anything else is only checksummed.
+    to the end of the frame.  TCP and UDP over IPv4 and IPv6 are cut; anything else is only
+    checksummed.
     Yields nothing for a super-frame whose headers are not what `meta` says.
     """
     flags, kind, _, size, start, offset, _ = vnet.HEADER.unpack(meta)
@@ -39,7 +41,11 @@ def complete(
     kind &= ~vnet.GSO_ECN
     if kind in (vnet.GSO_TCPV4, vnet.GSO_TCPV6) and 0 < size < len(payload):
         if size >= MIN_SIZE and _is_tcp(header, kind, start, size):
-            yield from _cut(header, payload, size, start)
+            yield from _cut_tcp(header, payload, size, start)
+        return
+    if kind == vnet.GSO_UDP_L4 and 0 < size < len(payload):
+        if len(payload) <= size * MAX_GUEST_SEGMENTS and _is_udp(header, start):
+            yield from _cut_udp(header, payload, size, start)
         return
     field = start + offset
     total = ones_sum(header[start:], len(header) - start) + ones_sum(payload, len(payload))
@@ -50,12 +56,24 @@ def _is_tcp(header: bytes, kind: int, start: int, size: int) -> bool:
     """Tell whether TCP begins at `start`, and a piece of `size` makes a packet."""
     if len(header) < start + tcp.SIZE or len(header) - _IP + size > ipv4.MAX_PACKET:
         return False
-    if kind == vnet.GSO_TCPV4:
-        return header[_IP] >> 4 == 4 and start == _IP + (header[_IP] & 0xF) * 4 >= _IP + ipv4.SIZE
-    return header[_IP] >> 4 == 6 and start >= _IP + _IPV6_SIZE
+    return _version(header, start) == (4 if kind == vnet.GSO_TCPV4 else 6)
 
 
-def _cut(
+def _is_udp(header: bytes, start: int) -> bool:
+    return len(header) == start + udp.SIZE and _version(header, start) != 0
+
+
+def _version(header: bytes, start: int) -> int:
+    """Return the version of the IP header that ends at `start`, 0 where there is none."""
+    version = header[_IP] >> 4
+    if version == 4:
+        right = start == _IP + (header[_IP] & 0xF) * 4 >= _IP + ipv4.SIZE
+    else:
+        right = version == 6 and start >= _IP + _IPV6_SIZE
+    return version if right else 0
+
+
+def _cut_tcp(
     header: bytes, payload: bytes | memoryview, size: int, start: int
 ) -> Iterator[tuple[bytes, bytes | memoryview]]:
     """Cut a TCP super-frame into segments of `size` bytes of payload (RFC 9293 §3.7).
@@ -64,7 +82,7 @@ def _cut(
     """
     view = memoryview(payload)
     block = bytearray(header)
-    four = header[_IP] >> 4 == 4
+    number_packet = _packets(header, start)
     length = len(header) - start
     field = start + tcp.CHECKSUM_OFFSET
     (seq,) = _LONG.unpack_from(header, start + 4)
@@ -74,11 +92,6 @@ def _cut(
     _LONG.pack_into(block, start + 4, 0)
     _WORD.pack_into(block, start + 12, 0)
     common = ones_sum(block[start:], length) + 0xFFFF * 2 - len(view) % 0xFFFF
-    if four:
-        (identification,) = _WORD.unpack_from(header, _IP + 4)
-        _LONG.pack_into(block, _IP + 2, 0)
-        _WORD.pack_into(block, _IP + 10, 0)
-        ip_common = ones_sum(block[_IP:start], start - _IP)
     for number, position in enumerate(range(0, len(view), size)):
         piece = view[position : position + size]
         count = len(piece)
@@ -92,11 +105,52 @@ def _cut(
         _WORD.pack_into(block, start + 12, bits)
         total = common + (place >> 16) + (place & 0xFFFF) + bits + count + ones_sum(piece, count)
         _WORD.pack_into(block, field, checksum(total))
-        if four:
-            packet = len(header) - _IP + count
-            ident = (identification + number) & 0xFFFF
-            _LONG.pack_into(block, _IP + 2, packet << 16 | ident)
-            _WORD.pack_into(block, _IP + 10, checksum(ip_common + packet + ident))
-        else:
-            _WORD.pack_into(block, _IP + 4, len(header) - _IP - _IPV6_SIZE + count)
+        number_packet(block, number, count)
         yield bytes(block), piece
+
+
+def _cut_udp(
+    header: bytes, payload: bytes | memoryview, size: int, start: int
+) -> Iterator[tuple[bytes, bytes | memoryview]]:
+    """Cut a super-datagram into datagrams of `size` bytes of payload."""
+    view = memoryview(payload)
+    block = bytearray(header)
+    number_packet = _packets(header, start)
+    field = start + udp.CHECKSUM_OFFSET
+    # As above; the length counts twice, in the header and in the pseudo-header.
+    _WORD.pack_into(block, start + 4, 0)
+    common = ones_sum(block[start:], udp.SIZE) + 0xFFFF * 2 - udp.SIZE - len(view)
+    for number, position in enumerate(range(0, len(view), size)):
+        piece = view[position : position + size]
+        length = udp.SIZE + len(piece)
+        _WORD.pack_into(block, start + 4, length)
+        total = common + 2 * length + ones_sum(piece, len(piece))
+        _WORD.pack_into(block, field, checksum(total))
+        number_packet(block, number, len(piece))
+        yield bytes(block), piece
+
+
+def _packets(header: bytes, start: int) -> Callable[[bytearray, int, int], None]:
+    """Return what makes an IP header, which ends at `start`, that of a piece.
+
+    It takes the headers, the piece's number and how many bytes of payload it has.
+    """
+    rest = len(header) - _IP
+    if header[_IP] >> 4 == 6:
+
+        def six(block: bytearray, number: int, count: int) -> None:
+            _WORD.pack_into(block, _IP + 4, rest - _IPV6_SIZE + count)
+
+        return six
+    (identification,) = _WORD.unpack_from(header, _IP + 4)
+    blank = bytearray(header[_IP:start])
+    _LONG.pack_into(blank, 2, 0)
+    _WORD.pack_into(blank, 10, 0)
+    common = ones_sum(blank, len(blank))
+
+    def four(block: bytearray, number: int, count: int) -> None:
+        packet, ident = rest + count, (identification + number) & 0xFFFF
+        _LONG.pack_into(block, _IP + 2, packet << 16 | ident)
+        _WORD.pack_into(block, _IP + 10, checksum(common + packet + ident))
+
+    return four

@@ -22,12 +22,17 @@ class Packet:
     source: bytes
     destination: bytes
     payload: memoryview
-    trusted: bool
-    """The link vouches for the transport's checksum, or says that it is still to be made."""
+    meta: bytes
+    """Its virtio-net header; empty where the link has none, or it came in fragments."""
     to_us: bool
     """Its frame was for the gateway's MAC, not for everyone."""
     head: memoryview
     """Its own first bytes, from the IP header on."""
+
+    @property
+    def trusted(self) -> bool:
+        """The link vouches for the transport's checksum, or says that it is still to be made."""
+        return bool(self.meta and self.meta[0] & vnet.TRUSTED)
 
     @property
     def quote(self) -> bytes:
@@ -84,9 +89,12 @@ class Ip:
     # In
 
     def receive(
-        self, station: Station, packet: memoryview, trusted: bool, to_us: bool, now: float
+        self, station: Station, packet: memoryview, meta: bytes, to_us: bool, now: float
     ) -> None:
-        """Take an IPv4 packet of `station`, with what may follow it in its frame."""
+        """Take an IPv4 packet of `station`, with what may follow it in its frame.
+
+        `meta` is the frame's virtio-net header, or empty.
+        """
         counters, config = self._counters, self._config
         if len(packet) < ipv4.SIZE:
             counters.malformed += 1
@@ -118,9 +126,9 @@ class Ip:
             if whole is None:
                 return
             counters.reassembled += 1
-            payload, trusted = memoryview(whole), False
+            payload, meta = memoryview(whole), b""
         handler = self.protocols.get(protocol)
-        whole_packet = Packet(station, source, destination, payload, trusted, to_us, packet)
+        whole_packet = Packet(station, source, destination, payload, meta, to_us, packet)
         if handler is not None:
             handler(whole_packet, now)
         else:

@@ -33,8 +33,12 @@ class Neighbours:
         return len(self._stations)
 
     def get(self, address: bytes) -> Station | None:
-        """Return the station that has `address`, where it is known."""
-        return self._stations.get(address)
+        """Return the station that has `address`, where it is known and attached.
+
+        One whose link has ended may have come back without a word, and is asked for.
+        """
+        station = self._stations.get(address)
+        return station if station is not None and station.port.attached else None
 
     def user(self, address: bytes) -> bytes | None:
         """Return the MAC address of the guest that has `address` and is there."""
@@ -43,7 +47,7 @@ class Neighbours:
 
     def learn(self, address: bytes, station: Station, now: float) -> None:
         """Take note that `station` uses `address`."""
-        if self._stations.get(address) is station:
+        if self._stations.get(address) is station and address not in self._resolutions:
             return
         if not self._config.is_guest(address):
             return
@@ -60,7 +64,7 @@ class Neighbours:
     def resolve(self, address: bytes, resolved: Resolved, now: float) -> None:
         """Ask who has `address`, once a second at most; `resolved` is called when it answers."""
         self._counters.unresolved += 1
-        known = self._stations.get(address)
+        known = self.get(address)
         if known is not None:
             resolved(address, known, now)
             return

@@ -84,6 +84,7 @@ class StackCounters:
     unknown_protocol: int = 0
     oversized: int = 0
     stations_refused: int = 0
+    floods_refused: int = 0
     neighbours_refused: int = 0
     arp_requests: int = 0
     arp_replies: int = 0

@@ -8,7 +8,7 @@ from math import inf
 from gvproxy.complaint import Complaint
 from gvproxy.stack import gso
 from gvproxy.stack.port import Port, StackCounters, Station
-from gvproxy.wire import ethernet, ipv4, tcp
+from gvproxy.wire import ethernet, ipv4, tcp, udp
 from taplink import vnet
 
 log = logging.getLogger(__name__)
@@ -17,6 +17,9 @@ MAX_STATIONS = 1024
 AGEING = 300.0  # IEEE 802.1D-2004, table 7-5
 AGEING_INTERVAL = 1.0
 """Seconds between two searches of a full table: one takes 0.1 ms, and MACs cost a guest nothing."""
+FLOOD_RATE = 1000.0
+"""Frames a second from one port that go to all others, each of which they cost as much again."""
+FLOOD_BURST = 1000.0
 _VLAN_TAG = 4
 
 
@@ -34,6 +37,8 @@ class Switch:
         self._numbers = count()
         self._aged_at = -inf
         self._moved = Complaint(log)
+        self._flooded = Complaint(log)
+        self._floods: dict[int, tuple[float, float]] = {}  # by port: frames left, and as of when
 
     def attach(self, port: Port) -> None:
         """Give the port its number and let frames flow to it."""
@@ -49,6 +54,7 @@ class Switch:
         """
         port.attached = False
         del self.ports[port.number]
+        self._floods.pop(port.number, None)
 
     def table(self) -> dict[bytes, int]:
         """Return which MAC is behind the port of which number."""
@@ -85,19 +91,31 @@ class Switch:
             if station.seen + AGEING < now or not station.port.attached:
                 del self.stations[mac]
 
-    def forward(self, port: Port, frame: memoryview) -> None:
+    def forward(self, port: Port, frame: memoryview, now: float) -> None:
         """Deliver a frame of `port` to the station it is for, or to all others."""
         offset = port.offset
         destination = bytes(frame[offset : offset + 6])
         if not ethernet.is_multicast(destination):
             station = self.stations.get(destination)
-            if station is not None:
+            if station is not None and station.port.attached:
                 if station.port is not port:
                     self._deliver(station.port, frame, offset)
                 return
-        for other in list(self.ports.values()):
-            if other is not port:
-                self._deliver(other, frame, offset)
+        if len(self.ports) > 1 and self._may_flood(port, now):
+            for other in list(self.ports.values()):
+                if other is not port:
+                    self._deliver(other, frame, offset)
+
+    def _may_flood(self, port: Port, now: float) -> bool:
+        left, since = self._floods.get(port.number, (FLOOD_BURST, now))
+        left = min(FLOOD_BURST, left + (now - since) * FLOOD_RATE)
+        if left < 1:
+            self._counters.floods_refused += 1
+            text = "port %d sends more than %d frames a second to everyone"
+            self._flooded.make(now, text, port.number, FLOOD_RATE)
+            return False
+        self._floods[port.number] = left - 1, now
+        return True
 
     def _deliver(self, port: Port, frame: memoryview, offset: int) -> None:
         meta = bytes(frame[:offset]) or vnet.PLAIN
@@ -126,6 +144,7 @@ def _takes(offload: int, kind: int) -> bool:
         vnet.GSO_NONE: vnet.Offload.CSUM,
         vnet.GSO_TCPV4: vnet.Offload.CSUM | vnet.Offload.TSO4,
         vnet.GSO_TCPV6: vnet.Offload.CSUM | vnet.Offload.TSO6,
+        vnet.GSO_UDP_L4: vnet.Offload.CSUM | vnet.Offload.USO4 | vnet.Offload.USO6,
     }.get(kind & ~vnet.GSO_ECN)
     return needed is not None and offload & needed == needed
 
@@ -144,4 +163,6 @@ def _header_length(meta: bytes, body: bytes) -> int:
         header: int = start + (body[start + 12] >> 4) * 4
         # The checksum's field lies in the header.
         return header if start + offset + 2 <= header <= len(body) else 0
+    if kind == vnet.GSO_UDP_L4:
+        return start + udp.SIZE if offset == udp.CHECKSUM_OFFSET else 0
     return len(body)

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from struct import Struct
 
 from gvproxy.stack.ip import Ip, Packet
 from gvproxy.stack.port import StackConfig, StackCounters, Station
+from gvproxy.stack.sessions import Leave, Sessions, pieces, segment_size
 from gvproxy.wire import ethernet, icmp, ipv4, udp
 from gvproxy.wire.checksum import checksum, ones_sum, pseudo_header, valid
 from taplink import vnet
@@ -19,8 +22,10 @@ _CHECKSUM_ONLY = vnet.HEADER.pack(
     udp.CHECKSUM_OFFSET,
     0,
 )
+_HEADERS = ethernet.SIZE + ipv4.SIZE + udp.SIZE
+_PORTS = Struct("!HH")
 
-_CSUM = int(Offload.CSUM)
+_CSUM, _USO4 = int(Offload.CSUM), int(Offload.USO4)
 
 
 @dataclass(slots=True)
@@ -44,6 +49,7 @@ class Udp:
         self._counters = counters
         self.ip = ip
         self.handlers: dict[tuple[bytes, int], DatagramHandler] = {}
+        self.sessions = Sessions(config.mac, counters)
         self.forward: DatagramHandler | None = None
         ip.protocols[ipv4.PROTOCOL_UDP] = self.receive
 
@@ -63,6 +69,12 @@ class Udp:
             if not valid(total + ones_sum(payload[:length], length)):
                 counters.udp_checksum_errors += 1
                 return
+        data, size = payload[udp.SIZE : length], 0
+        if packet.meta and packet.meta[1]:
+            size = segment_size(packet.meta, len(data))
+            if not size:
+                counters.malformed += 1
+                return
         counters.udp_in += 1
         handler = self.handlers.get((destination, port))
         if handler is None and packet.to_us and any(source):
@@ -72,7 +84,20 @@ class Udp:
                 return
             handler = self.forward
         if handler is not None:
-            handler(Datagram(packet, source_port, port, payload[udp.SIZE : length]), now)
+            for piece in pieces(data, size) if size else (data,):
+                handler(Datagram(packet, source_port, port, piece), now)
+
+    def remember(self, datagram: Datagram, leave: Leave) -> None:
+        """Have `leave` take what follows between the same addresses and ports."""
+        packet = datagram.packet
+        ports = _PORTS.pack(datagram.source_port, datagram.port)
+        self.sessions.add(packet.source + packet.destination + ports, packet.station, leave)
+
+    def listen(self, where: tuple[bytes, int], handler: DatagramHandler) -> None:
+        """Have `handler` take what is for an address and port."""
+        self.handlers[where] = handler
+        if where[0] != self._config.gateway:  # to which nobody has a session
+            self.sessions.clear()
 
     def send(
         self,
@@ -84,23 +109,53 @@ class Udp:
         payload: bytes,
         *,
         mac: bytes | None = None,
+        size: int = 0,
     ) -> None:
-        """Send a datagram to a guest, in fragments if it has to be; `mac` as for `Ip.send`."""
-        config, counters = self._config, self._counters
-        counters.udp_out += 1
+        """Send a datagram to a guest, in fragments if it has to be; `mac` as for `Ip.send`.
+
+        With `size` the payload is that of several, of so many bytes each but for a smaller last
+        one: 64 of them at the most.
+        """
+        config, counters, link = self._config, self._counters, station.port
+        several = 0 < size < len(payload)
+        if several and not (link.offload & _USO4 and _fits(size, config.mtu)):
+            for piece in pieces(memoryview(payload), size):
+                self.send(station, source, source_port, destination, port, bytes(piece), mac=mac)
+            return
         length = udp.SIZE + len(payload)
+        if ipv4.SIZE + length > ipv4.MAX_PACKET:
+            counters.oversized += 1
+            return
+        counters.udp_out += 1
         pseudo = pseudo_header(source + destination, ipv4.PROTOCOL_UDP) + length
-        link = station.port
-        if length + ipv4.SIZE <= config.mtu and link.offload & _CSUM:
+        if several or (link.offload & _CSUM and _fits(len(payload), config.mtu)):
             counters.ip_out += 1
             header = (
                 ethernet.HEADER.pack(mac or station.mac, config.mac, ethernet.TYPE_IPV4)
                 + ipv4.build_header(source, destination, ipv4.PROTOCOL_UDP, length)
                 + udp.HEADER.pack(source_port, port, length, pseudo % 0xFFFF)
             )
-            link.send(_CHECKSUM_ONLY, header, payload)
+            link.send(_super(size) if several else _CHECKSUM_ONLY, header, payload)
             return
         head = udp.HEADER.pack(source_port, port, length, 0)
         total = pseudo + ones_sum(head, udp.SIZE) + ones_sum(payload, len(payload))
         head = udp.HEADER.pack(source_port, port, length, checksum(total))
         self.ip.send(station, source, destination, ipv4.PROTOCOL_UDP, head + payload, mac=mac)
+
+
+def _fits(size: int, mtu: int) -> bool:
+    return ipv4.SIZE + udp.SIZE + size <= mtu
+
+
+@lru_cache(maxsize=256)
+def _super(size: int) -> bytes:
+    """Return what says that a frame is to be cut into datagrams of `size` bytes."""
+    return vnet.HEADER.pack(
+        vnet.F_NEEDS_CSUM,
+        vnet.GSO_UDP_L4,
+        _HEADERS,
+        size,
+        ethernet.SIZE + ipv4.SIZE,
+        udp.CHECKSUM_OFFSET,
+        0,
+    )

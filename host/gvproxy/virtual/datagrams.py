@@ -39,7 +39,7 @@ class VirtualDatagramTransport(asyncio.DatagramTransport):
         self._protocol = protocol
         self._where = where
         self._endpoints = endpoints
-        stack.udp.handlers[where] = self._arrived
+        stack.udp.listen(where, self._arrived)
         endpoints.add(self)
 
     def _arrived(self, datagram: Datagram, now: float) -> None:

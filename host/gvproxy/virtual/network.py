@@ -6,10 +6,10 @@ the virtual ones; what connects, comes from the gateway.  Nothing of it takes a 
 
 import asyncio
 import errno
-import itertools
 import os
 from collections.abc import Awaitable, Callable, Container
 from ipaddress import ip_address
+from random import choice
 from typing import TypeVar, cast
 
 from gvproxy.stack.connections import EPHEMERAL
@@ -20,6 +20,8 @@ from gvproxy.virtual.transport import VirtualTransport
 
 MAX_CLIENTS = 1024
 """Connections of one server; when there are as many, a guest's SYN waits."""
+MAX_ENDPOINTS = len(EPHEMERAL) // 2
+"""UDP ports that are open; as many are free, so that another is found at once (RFC 6056 §3.3.1)."""
 READER_LIMIT = 64 * 1024  # bytes, asyncio's
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
@@ -35,7 +37,6 @@ class VirtualNetwork:
         self._loop = loop
         self._members = Members()
         self._endpoints: set[VirtualDatagramTransport] = set()
-        self._ports = itertools.cycle(EPHEMERAL)
 
     async def open_connection(
         self, ip: str, port: int, *, limit: int = READER_LIMIT
@@ -108,10 +109,13 @@ class VirtualNetwork:
         return self._bind(protocol, where), protocol
 
     def bind(self, protocol: asyncio.DatagramProtocol) -> VirtualDatagramTransport:
-        """Open any free UDP port at the gateway's address; raises OSError: EADDRINUSE."""
+        """Open any free UDP port at the gateway's address.
+
+        Raises OSError: EADDRINUSE where as many are taken as may be.
+        """
         gateway, taken = self._stack.config.gateway, self._stack.udp.handlers
-        for _ in EPHEMERAL:
-            where = gateway, next(self._ports)
+        while len(self._endpoints) < MAX_ENDPOINTS:
+            where = gateway, choice(EPHEMERAL)
             if where not in taken:
                 return self._bind(protocol, where)
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))

@@ -259,7 +259,7 @@ def test_bodies_that_cannot_be_used(
 @pytest.mark.parametrize(
     ("body", "status", "text"),
     [
-        ({}, 400, "local '' has no port\n"),
+        ({}, 400, "local is missing\n"),
         ({"remote": "192.168.127.2"}, 400, "remote '192.168.127.2' has no port\n"),
         ({"remote": "guest.example:80"}, 400, "remote guest.example has no IPv4 address that"),
         ({"remote": "10.0.0.1:80"}, 400, "remote 10.0.0.1 is not in the virtual network"),

@@ -233,7 +233,8 @@ def test_every_key(path: Path, text: str, settings: dict[str, Any]) -> None:
         # What is no such file at all.
         ("[]", "-config FILE is no mapping of keys to values"),
         ("just text", "-config FILE is no mapping of keys to values"),
-        ("a: [", "-config FILE is no YAML: "),
+        ("a: [", "-config FILE is no YAML: line 1, column 5: "),
+        ("a:\n\tb: 1", "-config FILE is no YAML: line 2, column 1: found character '\\t'"),
         ("a: b: c", "-config FILE is no YAML: "),
         ("a: *b", "-config FILE is no YAML: "),
         (b"\xff\xfe\x00", "-config FILE is no YAML: "),

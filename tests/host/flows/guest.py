@@ -27,7 +27,7 @@ GATEWAY, GUEST, HOST, OUTSIDE, METADATA = map(
     ("192.168.127.1", "192.168.127.2", "192.168.127.254", "192.0.2.1", "169.254.169.254"),
 )
 CONNECT_TIMEOUT = 60.0
-_ALL = int(Offload.CSUM | Offload.TSO4)
+_ALL = int(Offload.CSUM | Offload.TSO4 | Offload.USO4)
 
 
 class Cable:

@@ -3,18 +3,20 @@
 import asyncio
 import errno
 import logging
+import random
 import socket
 from collections.abc import Callable, Iterator
 
 import pytest
 import uvloop
 
-from gvproxy.flows import errqueue, udp
+from gvproxy.flows import errqueue, runs, udp
 from gvproxy.flows import mapping as mapping_module
 from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.errqueue import NetworkError
 from gvproxy.flows.udp import UdpFlows
 from gvproxy.wire import icmp
+from taplink import vnet
 from tests.manual_loop import ManualLoop
 
 from .guest import GUEST, HOST, METADATA, OUTSIDE, Guest
@@ -119,6 +121,110 @@ def test_closed_addresses_are_prohibited(guest: Guest) -> None:
     assert len(guest.udp.mappings) == 0
 
 
+# Runs of datagrams
+
+
+def run_to(guest: Guest, destination: bytes, port: int, payload: bytes, size: int) -> None:
+    """Send datagrams of `size` bytes, which reach the gateway in one batch."""
+    for position in range(0, len(payload), size):
+        guest.send_to(destination, port, payload[position : position + size], PORT)
+
+
+def known(guest: Guest, destination: bytes, peer: socket.socket) -> tuple[str, int]:
+    """Have the flow go on for as long as it takes to be known; return the address it comes from."""
+    for _ in range(3):
+        guest.send_to(destination, number(peer), b"not one question only", PORT)
+        guest.loop.run()
+        _, source = peer.recvfrom(100)
+    return source  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("gro", [True, False])
+def test_a_run_of_the_guests_arrives_as_its_datagrams(
+    guest: Guest, peer: socket.socket, gro: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one call where the kernel knows of that, and one by one elsewhere."""
+    calls = 0
+    send = runs.send
+
+    def count(*arguments: object) -> None:
+        nonlocal calls
+        calls += 1
+        if not gro:
+            raise OSError(errno.EIO, "no network card does")
+        send(*arguments)  # type: ignore[arg-type]
+
+    known(guest, HOST, peer)
+    monkeypatch.setattr(runs, "send", count)
+    payload = random.Random(1).randbytes(10_000)
+    run_to(guest, HOST, number(peer), payload, 1400)
+    guest.loop.run()
+    parts = [peer.recv(65535) for _ in range(8)]
+    assert [len(part) for part in parts] == [1400] * 7 + [200]
+    assert b"".join(parts) == payload
+    assert calls == 1
+
+
+def test_a_run_of_the_hosts_arrives_as_its_datagrams(guest: Guest, peer: socket.socket) -> None:
+    got = guest.bind(PORT)
+    source = known(guest, HOST, peer)
+    payload = random.Random(1).randbytes(10_000)
+    sent: list[int] = []
+    send = guest.host_port.send
+    guest.host_port.send = lambda *parts: (sent.append(parts[0][1]), send(*parts))[1]  # type: ignore[method-assign,func-returns-value]
+    runs.send(peer, [memoryview(payload)], 1400, source)
+    guest.loop.until(lambda: len(got) == 8)
+    assert b"".join(data for _, _, data in got) == payload
+    assert [len(data) for _, _, data in got] == [1400] * 7 + [200]
+    assert sent == [vnet.GSO_UDP_L4]
+
+
+def test_a_mapping_that_was_evicted_is_made_anew_by_a_run(loop: ManualLoop) -> None:
+    guest = Guest(loop, udp_limit=1)
+    with bound() as one, bound() as other:
+        first = known(guest, HOST, one)
+        guest.send_to(HOST, number(other), b"x", PORT + 1)
+        guest.loop.run()
+        assert len(guest.udp.mappings) == 1
+        run_to(guest, HOST, number(one), bytes(300), 100)
+        guest.loop.run()
+        data = [one.recvfrom(1000) for _ in range(3)]
+        assert {source for _, source in data} != {first}
+        assert b"".join(part for part, _ in data) == bytes(300)
+    guest.close()
+
+
+def test_each_datagram_of_a_run_to_a_closed_port_is_unreachable(
+    guest: Guest, peer: socket.socket
+) -> None:
+    known(guest, HOST, peer)
+    port = number(peer)
+    peer.close()
+    run_to(guest, HOST, port, bytes(300), 100)
+    guest.loop.until(lambda: guest.unreachable)
+    assert {(source, code) for source, code, _ in guest.unreachable} == {
+        (HOST, icmp.PORT_UNREACHABLE)
+    }
+    check_quote(guest.unreachable[0][2], port)
+
+
+def test_a_run_that_the_host_cannot_send_is_unreachable(
+    guest: Guest, peer: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known(guest, HOST, peer)
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENETUNREACH, "no route")
+
+    (mapping,) = guest.udp.mappings._entries.values()
+    monkeypatch.setattr(type(mapping), "_send", lambda *arguments: icmp.NET_UNREACHABLE)
+    monkeypatch.setattr(runs, "send", refuse)
+    run_to(guest, HOST, number(peer), bytes(300), 100)
+    guest.loop.run()
+    assert [code for _, code, _ in guest.unreachable] == [icmp.NET_UNREACHABLE] * 3
+    check_quote(guest.unreachable[0][2], number(peer))
+
+
 # Errors
 
 
@@ -173,7 +279,7 @@ def test_errors_wake_the_loop_every_time(
             errors.append(code)
             happened.set()
 
-        def answer(*arguments: object) -> None:
+        def answer(*arguments: object, size: int) -> None:
             happened.set()
 
         guest.host.ip.send_error = error  # type: ignore[method-assign,assignment]

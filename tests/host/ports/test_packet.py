@@ -8,7 +8,6 @@ from typing import cast
 
 import pytest
 
-from gvproxy.ports import datagram
 from gvproxy.ports.datagram import GREETING, RETRY_INTERVAL, DatagramListener, DatagramPort
 from gvproxy.ports.guestport import HIGH_WATER, LIMIT, GuestPort
 from gvproxy.ports.packet import FRAMES_PER_WAKEUP, PacketPort
@@ -282,21 +281,3 @@ def test_a_socket_without_an_address(
         shared.loop.run()
     assert caplog.messages == ["frames are dropped: their socket is bound to no address"]
     assert shared.stack.told == ["attach"]
-
-
-def test_too_many_guests(
-    shared: Bench,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(datagram, "MAX_PEERS", 1)
-    with another(tmp_path, "second") as guest:
-        guest.send(b"frame")
-        shared.loop.run()
-        assert caplog.messages == ["a guest is refused: there are 1"]
-        shared.port.close("it goes")
-        guest.send(b"frame")
-        shared.loop.run()
-        assert shared.stack.told == ["attach", "detach", "attach"]
-        shared.port.close("the test is over")

@@ -221,6 +221,21 @@ def test_an_exhausted_pool_is_silent_and_says_so_now_and_then(
     assert client.server.counters.exhausted == 6
 
 
+def test_an_address_that_its_client_has_left_is_offered_again() -> None:
+    """A client that asks for one address after the other would keep all of them from others."""
+    client = Client(configure(subnet="192.168.127.0/28"))
+    for number in range(1, 12):
+        client.lease(number)
+    assert client.ask(DISCOVER, 99) is None
+    for number in range(2, 12):
+        client.send(
+            message(RELEASE, number, server=client.gateway, ciaddr=f"192.168.127.{number + 2}")
+        )
+        assert client.ask(REQUEST, 1, wanted=f"192.168.127.{number + 2}") is not None
+    offers = {client.ask(DISCOVER, number) for number in range(101, 111)}
+    assert offers == {f"offer 192.168.127.{number}" for number in range(3, 13)}
+
+
 def test_the_oldest_expired_lease_is_reused_first() -> None:
     client = Client(configure(subnet="10.0.0.0/29"))
     for number in (1, 2, 3):

@@ -206,7 +206,7 @@ def test_a_thousand_ports(bench: Bench) -> None:
     ("local", "remote", "protocol", "error", "text"),
     [
         (":{}", GUEST, "tcp", errors.BadRemoteError, "remote '192.168.127.2' has no port"),
-        (":{}", "", "tcp", errors.BadRemoteError, "remote '' has no port"),
+        (":{}", "", "tcp", errors.BadRemoteError, "remote is missing"),
         (":{}", ":80", "tcp", errors.BadRemoteError, "remote has no address, and the caller is no"),
         (":{}", "10.0.0.1:80", "tcp", errors.BadRemoteError, "10.0.0.1 is not in the virtual"),
         (":{}", "127.0.0.1:80", "tcp", errors.BadRemoteError, "127.0.0.1 is not in the virtual"),
@@ -237,7 +237,7 @@ def test_a_thousand_ports(bench: Bench) -> None:
         (":{}", f"{GUEST}:" + "9" * 9999, "tcp", errors.BadPortError, "is not a number"),
         (":{}", "192.168.127.1:80", "tcp", errors.BadRemoteError, "is no address of a guest"),
         (":{}", "192.168.127.254:80", "tcp", errors.BadRemoteError, "is no address of a guest"),
-        ("", f"{GUEST}:80", "tcp", errors.BadLocalError, "local '' has no port"),
+        ("", f"{GUEST}:80", "tcp", errors.BadLocalError, "local is missing"),
         ("{}", f"{GUEST}:80", "tcp", errors.BadLocalError, "has no port"),
         ("127.0.0.1", f"{GUEST}:80", "tcp", errors.BadLocalError, "'127.0.0.1' has no port"),
         (":", f"{GUEST}:80", "tcp", errors.BadPortError, "port '' is not"),

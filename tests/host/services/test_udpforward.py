@@ -153,6 +153,17 @@ def test_the_client_unused_for_longest_makes_room(
         assert bench.send(second, b"anew") != second_port
 
 
+def test_with_no_port_left_a_forward_s_own_oldest_client_makes_room(
+    bench: Bench, client: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gvproxy.virtual.network.MAX_ENDPOINTS", 2)
+    with make_client() as second, make_client() as third:
+        ports = [bench.send(one, b"x") for one in (client, second)]
+        ports.append(bench.send(third, b"3"))
+        assert bench.send(second, b"still there") == ports[1]
+        assert len(bench.network._endpoints) == 2
+
+
 def test_no_port_is_left_at_the_gateway(
     bench: Bench, client: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,7 +8,7 @@ import dpkt
 import pytest
 
 from gvproxy.stack import gso
-from gvproxy.wire import ethernet, ipv4, tcp
+from gvproxy.wire import ethernet, ipv4, tcp, udp
 from gvproxy.wire.checksum import pseudo_header
 from taplink import vnet
 
@@ -71,7 +71,9 @@ def naive_sum(data: bytes) -> int:
     return total
 
 
-def cut(frames: Iterator[tuple[bytes, bytes | memoryview]]) -> list[dpkt.ethernet.Ethernet]:
+def cut(
+    frames: Iterator[tuple[bytes, bytes | memoryview]], protocol: int = socket.IPPROTO_TCP
+) -> list[dpkt.ethernet.Ethernet]:
     """Check every checksum and return the frames as dpkt reads them."""
     packets = []
     for header, payload in frames:
@@ -84,7 +86,7 @@ def cut(frames: Iterator[tuple[bytes, bytes | memoryview]]) -> list[dpkt.etherne
         else:
             assert ip.plen == len(header) + len(payload) - 54
             transport = (header + bytes(payload))[54:]
-        pseudo = ip.src + ip.dst + struct.pack("!II", len(transport), socket.IPPROTO_TCP)
+        pseudo = ip.src + ip.dst + struct.pack("!II", len(transport), protocol)
         assert naive_sum(pseudo + transport) == 0xFFFF
         packets.append(frame)
     return packets
@@ -194,3 +196,53 @@ def test_piece_that_is_no_packet_is_dropped(family: int) -> None:
     """Headers and a piece together must not exceed what the length field can say."""
     header, payload = super_frame(family, 65_540, options=b"")
     assert list(gso.complete(meta(family, 65_530), header, payload)) == []
+
+
+# UDP
+
+
+def super_datagram(family: int, size: int, ident: int = 0) -> tuple[bytes, bytes]:
+    source, destination = FOUR if family == 4 else SIX
+    length = udp.SIZE + size
+    partial = (pseudo_header(source + destination, ipv4.PROTOCOL_UDP) + length) % 0xFFFF
+    transport = udp.HEADER.pack(4000, 53, length, partial)
+    if family == 4:
+        ip = ipv4.HEADER.pack(0x45, 0, 20 + length, ident, 0, 64, 17, 0xBAD, source, destination)
+        header = ETH + b"\x08\x00" + ip + transport
+    else:
+        ip = struct.pack("!IHBB", 0x60000000, length, ipv4.PROTOCOL_UDP, 64) + source + destination
+        header = ETH + b"\x86\xdd" + ip + transport
+    return header, bytes(i * 7 % 256 for i in range(size))
+
+
+def udp_meta(family: int, size: int, *, start: int = 0) -> bytes:
+    place = start or START[family]
+    kind, offset = vnet.GSO_UDP_L4, udp.CHECKSUM_OFFSET
+    return vnet.HEADER.pack(vnet.F_NEEDS_CSUM, kind, 0, size, place, offset, 0)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("size", [1401, 2799, 2800, 2801, 65_000])
+def test_datagrams_make_the_payload(family: int, size: int) -> None:
+    header, payload = super_datagram(family, size, ident=0xFFFF)
+    packets = cut(gso.complete(udp_meta(family, 1400), header, payload), socket.IPPROTO_UDP)
+    datagrams = [packet.data.data for packet in packets]
+    assert b"".join(datagram.data for datagram in datagrams) == payload
+    assert [len(datagram.data) for datagram in datagrams[:-1]] == [1400] * (len(packets) - 1)
+    assert [datagram.ulen for datagram in datagrams] == [len(one.data) + 8 for one in datagrams]
+    if family == 4:
+        assert [packet.data.id for packet in packets[:3]] == [0xFFFF, 0, 1][: len(packets)]
+
+
+@pytest.mark.parametrize(
+    ("family", "count", "meta"),
+    [
+        (4, 4000, udp_meta(4, 31)),  # 129 of them
+        (4, 4000, udp_meta(4, 1400, start=35)),
+        (4, 4000, udp_meta(6, 1400)),
+        (6, 4000, udp_meta(4, 1400)),
+    ],
+)
+def test_super_datagrams_that_make_no_sense(family: int, count: int, meta: bytes) -> None:
+    header, payload = super_datagram(family, count)
+    assert list(gso.complete(meta, header, payload)) == []

@@ -158,6 +158,26 @@ def test_one_that_is_known_already_is_told_of_at_once() -> None:
     assert bench.sent() == []
 
 
+def test_one_whose_link_has_ended_is_asked_for() -> None:
+    """Another had its MAC address meanwhile, and left: only an answer tells where it is."""
+    bench, asked = Bench(), Asked()
+    there = bench.attach()
+    bench.meet()
+    bench.meet(port=there)
+    bench.stack.detach(there, bench.now)
+    bench.port.take()
+    assert bench.stack.neighbours.get(GUEST) is None
+    bench.stack.neighbours.resolve(GUEST, asked, bench.now)
+    (request,) = bench.sent()
+    assert request.data.tpa == GUEST
+    assert asked.told == []
+    bench.give(arp(GATEWAY, operation=REPLY, to=GATEWAY_MAC))
+    assert asked.told == [(GUEST, MAC)]
+    station = bench.stack.neighbours.get(GUEST)
+    assert station is not None
+    assert station.port is bench.port
+
+
 def test_any_packet_of_the_guest_answers_too() -> None:
     bench, asked = Bench(), Asked()
     bench.stack.neighbours.resolve(GUEST, asked, bench.now)

@@ -19,6 +19,7 @@ from .bench import (
     MAC,
     OTHER,
     OTHER_MAC,
+    OUTSIDE,
     Bench,
     Port,
     arp,
@@ -216,6 +217,44 @@ def test_finished_frames_keep_their_header_on_a_port_with_offloads() -> None:
     assert other.sent == [(valid, frame)]
 
 
+def test_a_frame_for_one_whose_link_has_ended_goes_to_all() -> None:
+    bench, other = pair()
+    third = bench.attach()
+    bench.stack.detach(other, bench.now)
+    frame = between(udp, b"x")
+    bench.give(frame)
+    assert third.take() == [frame]
+    assert other.take() == []
+
+
+def test_floods_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """To everyone, and to MAC addresses that nobody has; what is for one guest is not counted."""
+    bench, other = pair()
+    third = bench.attach()
+    flood = [arp(OUTSIDE)] * 700 + [udp(b"x", destination=OTHER, to=b"\x02" + bytes(5))] * 700
+    bench.give(*flood, between(udp, b"for one"))
+    assert len(third.take()) == switch.FLOOD_BURST - 1  # of which `pair` has used one
+    assert len(other.take()) == switch.FLOOD_BURST
+    assert bench.counters.floods_refused == 401
+    bench.now += 0.1
+    bench.give(*flood)
+    assert len(third.take()) == switch.FLOOD_RATE / 10
+    assert caplog.messages == ["port 0 sends more than 1000 frames a second to everyone"]
+    bench.give(arp(OUTSIDE, sender=OTHER, mac=OTHER_MAC), port=other)
+    assert len(third.take()) == 1, "nobody pays for another"
+
+
+def test_who_leaves_and_comes_back_begins_anew() -> None:
+    bench, other = pair()
+    bench.give(*[arp(OUTSIDE)] * 2000)
+    other.take()
+    bench.stack.detach(bench.port, bench.now)
+    bench.stack.attach(bench.port)
+    bench.give(arp(OUTSIDE))
+    assert len(other.take()) == 1
+    assert len(bench.stack.switch._floods) == 2
+
+
 def super_frame(size: int) -> tuple[bytes, bytes]:
     """Return a super-frame of TCP and its payload."""
     payload = random.Random(1).randbytes(size)
@@ -252,13 +291,28 @@ def test_a_frame_above_the_mtu_does_not_reach_a_plain_port(mtu: int) -> None:
     assert bench.counters.oversized == 3
 
 
-def test_a_datagram_super_frame_does_not_reach_a_plain_port() -> None:
-    """Nobody was offered USO; a guest that says so all the same is not served."""
-    bench, other = pair(ALL, Offload.NONE)
-    frame = unfinished(between(udp, bytes(4000)))
-    bench.give(frame, meta=needs_csum(17, vnet.GSO_UDP_L4, 1400))
-    assert other.take() == []
-    assert bench.counters.oversized == 1
+USO = Offload.USO4 | Offload.USO6
+
+
+@pytest.mark.parametrize("there", [Offload.NONE, ALL, ALL | Offload.USO4])
+def test_a_super_datagram_is_cut_where_the_other_does_not_take_it(there: Offload) -> None:
+    bench, other = pair(ALL | USO, there)
+    payload = random.Random(1).randbytes(4000)
+    bench.give(unfinished(between(udp, payload)), meta=needs_csum(17, vnet.GSO_UDP_L4, 1400))
+    datagrams = [read(piece).data.data for piece in other.take()]
+    assert [datagram.data for datagram in datagrams] == [
+        payload[:1400],
+        payload[1400:2800],
+        payload[2800:],
+    ]
+    assert [datagram.ulen for datagram in datagrams] == [1408, 1408, 1208]
+
+
+def test_a_super_datagram_stays_one_where_the_other_takes_it() -> None:
+    bench, other = pair(ALL | USO, ALL | USO)
+    frame, meta = unfinished(between(udp, bytes(4000))), needs_csum(17, vnet.GSO_UDP_L4, 1400)
+    bench.give(frame, meta=meta)
+    assert other.sent == [(meta, frame)]
 
 
 @pytest.mark.parametrize("there", [ALL, Offload.NONE])

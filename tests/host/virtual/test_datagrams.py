@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import itertools
 
 import pytest
 
@@ -122,12 +121,13 @@ def test_an_address_that_is_not_free(
 
 
 def test_any_port(guest: Guest, network: VirtualNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gvproxy.virtual.network.EPHEMERAL", range(40000, 40003))
-    monkeypatch.setattr(network, "_ports", itertools.cycle(range(40000, 40003)))
+    monkeypatch.setattr("gvproxy.virtual.network.EPHEMERAL", range(40000, 40006))
+    monkeypatch.setattr("gvproxy.virtual.network.MAX_ENDPOINTS", 3)
     transports = [network.bind(Endpoint()) for _ in range(3)]
-    names = [transport.get_extra_info("sockname") for transport in transports]
-    assert names == [(ADDRESS, 40000 + n) for n in range(3)]
+    names = {transport.get_extra_info("sockname") for transport in transports}
+    assert len(names) == 3
+    assert names < {(ADDRESS, 40000 + n) for n in range(6)}
     with pytest.raises(OSError, match="Address already in use"):
         network.bind(Endpoint())
     transports[1].close()
-    assert network.bind(Endpoint()).get_extra_info("sockname") == names[1]
+    network.bind(Endpoint())

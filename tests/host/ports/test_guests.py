@@ -1,0 +1,110 @@
+"""How many guests there may be, and who is said to be at the other end of their connections."""
+
+import contextlib
+import socket
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from gvproxy.ports import guests
+from gvproxy.ports.datagram import DatagramListener
+from gvproxy.ports.guests import Guests, peer_of
+from tests.host.stack.bench import Bench, arp
+from tests.manual_loop import ManualLoop
+
+
+class Connection(socket.socket):
+    """A socket of which another system tells the family and the peer."""
+
+    told: tuple[object, ...]
+
+    @property
+    def family(self) -> int:  # type: ignore[override]
+        return 34
+
+    def getpeername(self) -> tuple[object, ...]:
+        return self.told
+
+
+@pytest.mark.parametrize(
+    ("address", "peer"),
+    [
+        ((3, 1024), "cid 3"),
+        (("127.0.0.1", 80), "127.0.0.1:80"),
+        (("::1", 80, 0, 0), "::1:80"),
+        (
+            ("0cd1f6b4-5cfb-4a8b-a0cf-3f1b1dd4d9a5", "00000400-facb-11e6-bd58-64006a7986d3"),
+            "vm 0cd1f6b4-5cfb-4a8b-a0cf-3f1b1dd4d9a5",
+        ),
+    ],
+)
+def test_the_peer(address: tuple[object, ...], peer: str) -> None:
+    with Connection() as sock:
+        sock.told = address
+        assert peer_of(sock) == peer
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> tuple[Guests, ManualLoop]:
+    """Return guests of which there may be two, and there is one."""
+    monkeypatch.setattr(guests, "MAX_GUESTS", 2)
+    loop = ManualLoop()
+    return Guests(Bench().stack, loop.as_loop(), lambda port: None), loop
+
+
+Attach = Callable[[Guests, socket.socket], object]
+KINDS = {
+    "stream": (socket.SOCK_STREAM, lambda few, sock: few.attach_stream(sock)),
+    "packets": (socket.SOCK_SEQPACKET, lambda few, sock: few.attach_packets(sock, dialect="bess")),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_there_are_not_too_many(
+    few: tuple[Guests, ManualLoop], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    attached, loop = few
+    kind, attach = KINDS[name]
+    with contextlib.ExitStack() as stack:
+        for refused in (False, True, True):
+            here, there = socket.socketpair(socket.AF_UNIX, kind)
+            stack.enter_context(there)
+            here.setblocking(False)
+            assert (attach(attached, here) is None) is refused
+            if refused:
+                assert there.recv(10) == b""
+        assert caplog.messages == ["a guest is refused: there are 2"]
+        attached.close()
+        here, there = socket.socketpair(socket.AF_UNIX, kind)
+        stack.enter_context(there)
+        assert attach(attached, here) is not None
+        attached.close()
+    assert loop.idle
+
+
+def test_a_guest_of_datagrams_is_taken_once_there_is_room(
+    few: tuple[Guests, ManualLoop], tmp_path: Path
+) -> None:
+    attached, loop = few
+    here, there = socket.socketpair()
+    port = attached.attach_stream(here)
+    assert port is not None
+    with (
+        there,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as guest,
+    ):
+        for sock, name in ((listener, "listener"), (guest, "guest")):
+            sock.bind(str(tmp_path / name))
+        listener.setblocking(False)
+        attach = partial(attached.attach_datagrams, dialect="vfkit")
+        frames = DatagramListener(loop.as_loop(), listener, attach)
+        for expected in (1, 2):
+            guest.sendto(arp(bytes(4)), str(tmp_path / "listener"))
+            loop.run()
+            assert len(attached.ports) == expected - (expected == 2)
+            port.close("it goes")
+        frames.close()
+    assert loop.idle
