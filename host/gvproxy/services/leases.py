@@ -58,7 +58,9 @@ class LeaseTable:
         self._static = static
         self._user = user
         self._owned = frozenset(static.values())
-        self._next = self._first  # all addresses before it are taken, or not to be leased
+        self._next = (
+            self._first
+        )  # all addresses before it are taken, seen in use, or not to be leased
         self._by_address: dict[int, Lease] = {}
         self._by_key: dict[bytes, Lease] = {}
         self._by_name: dict[str, Lease] = {}
@@ -83,6 +85,7 @@ class LeaseTable:
                 if address not in self._by_address and self.available(address, key, mac, now):
                     return address
                 self._next += 1
+            self._next = self._first  # for whoever was seen to use one may have left
         return self._oldest_expired(now)
 
     def available(self, address: int, key: bytes, mac: bytes, now: float) -> bool:

@@ -311,6 +311,15 @@ def test_an_address_in_use_is_its_users(client: Client) -> None:
     assert client.ask(REQUEST, 1, ciaddr=FIRST) == f"ack {FIRST}"
 
 
+def test_an_address_is_leased_once_its_user_has_left() -> None:
+    client = Client(configure(subnet="192.168.127.0/29"))
+    for number in range(3, 7):
+        client.users[int(IPv4Address(f"192.168.127.{number}"))] = mac(9)
+    assert client.ask(DISCOVER) is None
+    client.users.clear()
+    assert client.ask(DISCOVER) == f"offer {FIRST}"
+
+
 def test_a_refusal_holds_nothing_but_the_refusal(client: Client) -> None:
     answer = client.send(message(REQUEST, wanted="10.0.0.5"))
     assert answer is not None
