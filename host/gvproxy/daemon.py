@@ -165,7 +165,11 @@ class Daemon:
         resolv_conf = ResolvConf()
         self._resolver = Resolver(resolv_conf, loop, limit=queries)
         search = config.search_domains
-        self._dhcp = DhcpServer(config, resolv_conf.search if search is None else lambda _: search)
+        self._dhcp = DhcpServer(
+            config,
+            resolv_conf.search if search is None else lambda _: search,
+            lambda address: self.stack.neighbours.user(address.to_bytes(4, "big")),
+        )
         hosts = HostsFile(destinations.loopback)
         names = LocalNames(Zones(config.zones), self._dhcp, hosts, config.gateway_ip, network)
         self._dns = DnsServer(names, self._resolver)

@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -14,9 +15,9 @@ import pytest
 from tests.lab import dialects, frames
 from tests.lab.dialects import LISTENERS, Guest, closing
 from tests.lab.namespace import Namespace, link
-from tests.lab.network import World
+from tests.lab.network import World, make_guest
 from tests.lab.process import Process
-from tests.lab.programs import DEVICE, GATEWAY, GVPROXY, HOST, Agent, Gvproxy, Settings
+from tests.lab.programs import GATEWAY, GVPROXY, HOST, Agent, Gvproxy, Settings
 from tests.lab.sockets import read_all
 from tests.lab.vm import Vm, needs_vm
 from tests.lab.wait import NotYetError, until
@@ -31,7 +32,8 @@ End = Callable[[Process], None]
 T = TypeVar("T")
 
 PORT = 8091
-MAC = "5a:94:ef:e4:0c:ee"
+MACS = "02:00:00:00:00:03", "02:00:00:00:00:07"
+"""Of guests without a static lease."""
 GATEWAY_MAC = "5a:94:ef:e4:0c:dd"
 HOST_CABLE, GUEST_CABLE = "10.81.0.1", "10.81.0.2"
 OLD_HOST = """\
@@ -88,14 +90,14 @@ def use(guest: Namespace, host: Namespace) -> None:
 
 def wait_for_lease(gvproxy: Gvproxy) -> None:
     def leased() -> None:
-        if gvproxy.get("/leases").get(DEVICE) != MAC:
+        if gvproxy.get("/leases").get("192.168.127.4") != MACS[1]:
             raise NotYetError("the guest has not asked for its address")
 
     until(leased, "the guest is back")
 
 
-def leave_stale(path: Path, end: End) -> None:
-    """Check that the daemon's end left what it should, so that the next one meets a stale file."""
+def check_left(path: Path, end: End) -> None:
+    """Check that only a killed daemon has left its socket file, for the next one to replace."""
     assert path.exists() == (end is Process.kill)
 
 
@@ -128,14 +130,16 @@ def test_an_agent_connects_again(world: World, way: str, end: End) -> None:
     flags = ["-listen", url] if url else []
     with cabled(world) as guest:
         first = Gvproxy(world.folder, world.host, *flags, before=before)
-        agent = Agent(guest, url or first.url)
-        agent.wait()
+        with make_guest(world, first, "before", "-mac", MACS[0]):
+            pass  # it had the first address of the pool, which a guest without a memory would get
+        agent = Agent(guest, url or first.url, "-mac", MACS[1])
+        assert agent.wait().address == "192.168.127.4/24"
         agent.process.wait_for(f": {dialect}, ")
         use(guest, world.host)
         before_end = picture(agent)
 
         end(first.process)
-        leave_stale(first.path, end)
+        check_left(first.path, end)
         agent.process.wait_for("the link has ended")
         assert picture(agent) == before_end
         agent.process.wait_for("trying again")
@@ -185,11 +189,36 @@ def test_a_hypervisor_connects_again(world: World, name: str, end: End) -> None:
         end(first.process)
         read_to_end(guest)
     if flags:
-        leave_stale(world.folder / f"{name}.sock", end)
+        check_left(world.folder / f"{name}.sock", end)
 
     second = Gvproxy(world.folder, world.host, *flags)
     with closing(come_again(lambda: dialects.come(world.folder, name))) as guest:
         frames.live_on(guest, world.host)
+    finish(second)
+
+
+def test_an_address_in_use_is_nobody_elses(world: World, end: End) -> None:
+    """The new daemon has no lease for it, but sees who has it."""
+    first = Gvproxy(world.folder, world.host)
+    with Namespace("fixed", world.folder) as machine:
+        machine.run("ip", "tuntap", "add", "tap0", "mode", "tap")
+        machine.run("ip", "link", "set", "tap0", "address", MACS[0], "up")
+        machine.run("ip", "address", "add", "192.168.127.3/24", "dev", "tap0")
+        agent = Agent(machine, first.url, "-preexisting")
+        agent.process.wait_for("linked to")
+        end(first.process)
+        agent.process.wait_for("the link has ended")
+
+        second = Gvproxy(world.folder, world.host)
+
+        def seen() -> None:
+            if MACS[0] not in second.get("/cam"):
+                raise NotYetError("it has sent nothing")
+
+        until(seen, "the guest is back")
+        with make_guest(world, second, "other", "-mac", MACS[1]) as (_, other):
+            assert other.settings().address == "192.168.127.4/24"
+        agent.process.stop()
     finish(second)
 
 
@@ -202,7 +231,7 @@ def test_vfkit_sends_again(world: World, end: End) -> None:
     with closing(dialects.vfkit(path)) as guest:
         frames.live(guest, world.host)
         end(first.process)
-        leave_stale(path, end)
+        check_left(path, end)
         with pytest.raises(ConnectionRefusedError):
             guest.send(frames.who_has(GATEWAY))
 
@@ -221,7 +250,6 @@ def test_a_machine_lives_on(world: World, end: End) -> None:
     first = Gvproxy(world.folder, world.host, *flags)
     with Vm(world.host, world.folder, netdev) as vm:
         vm.get_lease()
-        assert first.get("/leases")[DEVICE] == MAC
         use_machine(world, vm)
         end(first.process)
         assert "0 packets received" in vm.run(f"ping -c 1 -W 1 {GATEWAY} || true")
@@ -241,12 +269,15 @@ def use_machine(world: World, vm: Vm) -> None:
     vm.run("ip neigh flush dev eth0")
     assert "1 packets received" in vm.run(f"ping -c 1 -W 10 {GATEWAY}")
     assert f"Address: {HOST}" in vm.run("nslookup host.containers.internal")
-    with world.host.listen(port=PORT) as listener:
-        vm.run(f"(echo hello | nc {HOST} {PORT} >/tmp/said &)")
-        with listener.accept()[0] as sock:
-            sock.settimeout(10)
-            assert sock.recv(16) == b"hello\n"
-            sock.sendall(b"goodbye")
-            sock.shutdown(socket.SHUT_WR)
-            assert read_all(sock) == b"", "nc has ended, and all is in the file"
-    assert "goodbye" in vm.run("cat /tmp/said")
+    with world.host.listen(port=PORT) as listener, ThreadPoolExecutor(1) as pool:
+        heard = pool.submit(answer, listener)
+        assert "goodbye" in vm.run(f"echo hello | nc {HOST} {PORT}")
+        assert heard.result() == b"hello\n"
+
+
+def answer(listener: socket.socket) -> bytes:
+    with listener.accept()[0] as sock:
+        sock.settimeout(10)
+        heard = read_all(sock)
+        sock.sendall(b"goodbye")
+    return heard

@@ -19,7 +19,7 @@ from dpkt import dhcp
 
 from gvproxy.complaint import Complaint
 from gvproxy.config import Config
-from gvproxy.services.leases import Lease, LeaseTable
+from gvproxy.services.leases import Lease, LeaseTable, User
 
 log = logging.getLogger(__name__)
 
@@ -102,14 +102,14 @@ class _Message:
 class DhcpServer:
     """The server at the gateway's port 67."""
 
-    def __init__(self, config: Config, search: SearchDomains) -> None:
+    def __init__(self, config: Config, search: SearchDomains, user: User) -> None:
         self.counters = Counters()
         self._config = config
         self._search = search
         self._server = int(config.gateway_ip)
         self._static = {mac: int(address) for address, mac in config.static_leases.items()}
         reserved = {config.gateway_ip, config.host_ip, *config.virtual_ips}
-        self._table = LeaseTable(config.subnet, frozenset(map(int, reserved)), self._static)
+        self._table = LeaseTable(config.subnet, frozenset(map(int, reserved)), self._static, user)
         self._granted = Complaint(log, logging.INFO, GRANTS_LOGGED)
         self._exhausted = Complaint(log)
         self._declined = Complaint(log)

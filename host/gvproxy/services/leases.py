@@ -6,9 +6,12 @@ MAC address.  A binding that has run out stays until its address is needed, so t
 comes back finds its own again.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network
+
+User = Callable[[int], bytes | None]
+"""Tells the MAC address of the guest that is seen to have an address."""
 
 MAX_LEASES = 1024
 """As many as the switch has places for stations."""
@@ -38,15 +41,26 @@ class LeaseTable:
     """The bindings of one network."""
 
     def __init__(
-        self, network: IPv4Network, reserved: frozenset[int], static: Mapping[bytes, int]
+        self,
+        network: IPv4Network,
+        reserved: frozenset[int],
+        static: Mapping[bytes, int],
+        user: User,
     ) -> None:
-        """`reserved` addresses are never leased; `static` maps MAC addresses to their own."""
+        """`reserved` addresses are never leased; `static` maps MAC addresses to their own.
+
+        An address without a binding is its `user`'s: one who has it by hand, or from before a
+        restart.
+        """
         self._first = int(network.network_address) + 1
         self._end = int(network.broadcast_address)
         self._reserved = reserved
         self._static = static
+        self._user = user
         self._owned = frozenset(static.values())
-        self._next = self._first  # all addresses before it are taken, or not to be leased
+        self._next = (
+            self._first
+        )  # all addresses before it are taken, seen in use, or not to be leased
         self._by_address: dict[int, Lease] = {}
         self._by_key: dict[bytes, Lease] = {}
         self._by_name: dict[str, Lease] = {}
@@ -71,6 +85,7 @@ class LeaseTable:
                 if address not in self._by_address and self.available(address, key, mac, now):
                     return address
                 self._next += 1
+            self._next = self._first  # for whoever was seen to use one may have left
         return self._oldest_expired(now)
 
     def available(self, address: int, key: bytes, mac: bytes, now: float) -> bool:
@@ -83,7 +98,8 @@ class LeaseTable:
             return False
         lease = self._by_address.get(address)
         if lease is None:
-            return len(self._by_address) < MAX_LEASES or key in self._by_key
+            room = len(self._by_address) < MAX_LEASES or key in self._by_key
+            return room and self._user(address) in (None, mac)
         return lease.key == key or lease.expires <= now
 
     def put(self, lease: Lease, now: float) -> None:

@@ -40,6 +40,11 @@ class Neighbours:
         station = self._stations.get(address)
         return station if station is not None and station.port.attached else None
 
+    def user(self, address: bytes) -> bytes | None:
+        """Return the MAC address of the guest that has `address` and is there."""
+        station = self._stations.get(address)
+        return station.mac if station is not None and station.port.attached else None
+
     def learn(self, address: bytes, station: Station, now: float) -> None:
         """Take note that `station` uses `address`."""
         if self._stations.get(address) is station and address not in self._resolutions:

@@ -76,7 +76,8 @@ class Client:
 
     def __init__(self, config: Config | None = None, search: tuple[str, ...] = ()) -> None:
         config = config or configure()
-        self.server = DhcpServer(config, lambda now: search)
+        self.users: dict[int, bytes] = {}
+        self.server = DhcpServer(config, lambda now: search, self.users.get)
         self.gateway = str(config.gateway_ip)
         self.now = 0.0
         self.reply: Reply | None = None
@@ -300,6 +301,23 @@ def test_reboot_and_renewal(client: Client, how: str) -> None:
 def test_a_client_from_before_a_restart_keeps_a_free_address(client: Client) -> None:
     assert client.ask(REQUEST, 1, ciaddr="192.168.127.77") == "ack 192.168.127.77"
     assert client.ask(REQUEST, 2, ciaddr="192.168.127.77") == "nak"
+
+
+def test_an_address_in_use_is_its_users(client: Client) -> None:
+    """Who has it from before a restart says nothing until it renews its lease."""
+    client.users[int(IPv4Address(FIRST))] = mac(1)
+    assert client.ask(DISCOVER, 2, wanted=FIRST) == "offer 192.168.127.4"
+    assert client.ask(REQUEST, 2, wanted=FIRST) == "nak"
+    assert client.ask(REQUEST, 1, ciaddr=FIRST) == f"ack {FIRST}"
+
+
+def test_an_address_is_leased_once_its_user_has_left() -> None:
+    client = Client(configure(subnet="192.168.127.0/29"))
+    for number in range(3, 7):
+        client.users[int(IPv4Address(f"192.168.127.{number}"))] = mac(9)
+    assert client.ask(DISCOVER) is None
+    client.users.clear()
+    assert client.ask(DISCOVER) == f"offer {FIRST}"
 
 
 def test_a_refusal_holds_nothing_but_the_refusal(client: Client) -> None:

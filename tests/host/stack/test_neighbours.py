@@ -69,6 +69,16 @@ def test_whoever_asks_or_speaks_is_learned() -> None:
     assert [table.get(address).mac for address in (GUEST, OTHER)] == [MAC, OTHER_MAC]
 
 
+def test_an_address_is_used_as_long_as_its_guest_is_there() -> None:
+    bench = Bench()
+    user = bench.stack.neighbours.user
+    assert user(GUEST) is None
+    bench.give(arp(GATEWAY))
+    assert user(GUEST) == MAC
+    bench.stack.detach(bench.port, bench.now)
+    assert user(GUEST) is None
+
+
 def test_an_address_follows_its_latest_user() -> None:
     bench = Bench()
     bench.give(arp(GATEWAY))
