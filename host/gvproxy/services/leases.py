@@ -58,9 +58,8 @@ class LeaseTable:
         self._static = static
         self._user = user
         self._owned = frozenset(static.values())
-        self._next = (
-            self._first
-        )  # all addresses before it are taken, seen in use, or not to be leased
+        # All addresses before this one are taken, seen in use, or not to be leased.
+        self._next = self._first
         self._by_address: dict[int, Lease] = {}
         self._by_key: dict[bytes, Lease] = {}
         self._by_name: dict[str, Lease] = {}

@@ -42,8 +42,8 @@ class Neighbours:
 
     def user(self, address: bytes) -> bytes | None:
         """Return the MAC address of the guest that has `address` and is there."""
-        station = self._stations.get(address)
-        return station.mac if station is not None and station.port.attached else None
+        station = self.get(address)
+        return None if station is None else station.mac
 
     def learn(self, address: bytes, station: Station, now: float) -> None:
         """Take note that `station` uses `address`."""
