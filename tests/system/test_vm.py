@@ -11,6 +11,7 @@ from tests.lab.network import World
 from tests.lab.programs import DEVICE, GATEWAY, HOST, Gvproxy
 from tests.lab.sockets import read_all
 from tests.lab.vm import Vm, needs_vm
+from tests.lab.wait import NotYetError, until
 
 pytestmark = [pytest.mark.root, pytest.mark.system, needs_vm]
 
@@ -66,7 +67,13 @@ def download(world: World, vm: Vm) -> None:
             sock.settimeout(60)
             sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)
-            assert read_all(sock) == b"", "nc has ended, and all is in the file"
+            assert read_all(sock) == b""
+
+    def ended() -> None:
+        if vm.run("pidof nc || true").strip():
+            raise NotYetError("nc runs")
+
+    until(ended, "all is in the file")
     assert vm.run("sha256sum /tmp/file").split()[0] == hashlib.sha256(data).hexdigest()
 
 
