@@ -60,6 +60,9 @@ class Rcode(IntEnum):
     REFUSED = 5
 
 
+_NEXT_SERVER = (Rcode.SERVFAIL, Rcode.NOTIMP, Rcode.REFUSED)  # as glibc's res_send.c
+
+
 class MessageError(Exception):
     """The message is no well-formed query."""
 
@@ -154,6 +157,27 @@ def record(kind: int, ttl: int, data: bytes) -> bytes:
 def encode_name(name: Labels) -> bytes:
     """Write a name, uncompressed (RFC 1035 §3.1)."""
     return b"".join(bytes((len(label),)) + label for label in name) + b"\0"
+
+
+def is_answer(message: bytes, query: Query, ident: int) -> bool:
+    """Tell whether a message is a server's answer: the id, and the question in any spelling."""
+    if len(message) < HEADER.size:
+        return False
+    found, flags, questions, *_ = HEADER.unpack_from(message)
+    if found != ident or not flags & QR:
+        return False
+    if not questions:  # a server that did not understand the query need not repeat it
+        return bool(flags & RCODE_MASK)
+    # No length byte of a name is a letter: lower() leaves them alone.  It may change the type and
+    # class, but those of both sides alike.
+    question = query.question
+    return message[HEADER.size : HEADER.size + len(question)].lower() == question.lower()
+
+
+def failure(answer: bytes) -> Rcode | None:
+    """Return the RCODE of an answer after which another server is asked; None for all others."""
+    rcode = answer[3] & RCODE_MASK
+    return Rcode(rcode) if rcode in _NEXT_SERVER else None
 
 
 def format_error(message: bytes) -> bytes | None:
