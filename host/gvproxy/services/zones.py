@@ -74,6 +74,11 @@ class Zones:
             return None
         return list({address.version: address for address in reversed(found)}.values())
 
+    def has(self, label: str) -> bool:
+        """Tell whether a record of some zone has this one label, in lower case, for its name."""
+        name = dnsmessage.labels(label)
+        return any(names.has(name) for names in self._zones.values())
+
     def name(self, address: Address) -> Labels | None:
         """Return the first name that a record gives an address."""
         for apex, zone in self._listed.items():
@@ -103,6 +108,10 @@ class _Names:
         self._exact.setdefault(name, []).append((number, record.address))
         for start in range(1, len(name)):
             self._exact.setdefault(name[start:], [])
+
+    def has(self, name: Labels) -> bool:
+        """Tell whether a record has this very name."""
+        return bool(self._exact.get(name))
 
     def find(self, name: Labels) -> list[Address] | None:
         """Return a name's addresses, an empty list where it has none, None if it does not exist."""
