@@ -34,6 +34,8 @@ CLASS_ANY = 255
 
 MAX_DATAGRAM = 512
 """Bytes that a client without EDNS takes over UDP (RFC 1035 §4.2.1)."""
+MAX_PAYLOAD = 65507
+"""Bytes that a UDP datagram over IPv4 has room for."""
 MAX_NAME = 255
 MAX_LABEL = 63
 
@@ -118,7 +120,7 @@ def parse(message: bytes) -> Query:
     return Query(
         *fixed,
         edns=True,
-        limit=max(size, MAX_DATAGRAM),
+        limit=min(max(size, MAX_DATAGRAM), MAX_PAYLOAD),
         dnssec=bool(bits & _DO),
         cacheable=len(message) == end + _OPT_SIZE and not version,
     )
@@ -140,11 +142,9 @@ def _name(message: bytes, position: int) -> tuple[Labels, int]:
     raise MessageError
 
 
-def reply(
-    query: Query, rcode: Rcode, *, authoritative: bool = False, answers: Sequence[bytes] = ()
-) -> bytes:
+def reply(query: Query, rcode: Rcode, *, flags: int = 0, answers: Sequence[bytes] = ()) -> bytes:
     """Build a reply; `answers` are resource records of `record`."""
-    flags = QR | RA | query.flags & (OPCODE_MASK | RD) | (AA if authoritative else 0) | rcode
+    flags |= QR | RA | query.flags & (OPCODE_MASK | RD) | rcode
     head = HEADER.pack(query.ident, flags, 1, len(answers), 0, int(query.edns))
     return head + query.question + b"".join(answers) + (_OPT if query.edns else b"")
 
@@ -152,6 +152,14 @@ def reply(
 def record(kind: int, ttl: int, data: bytes) -> bytes:
     """Build a resource record of the name that is asked for."""
     return _RECORD.pack(_QUESTION_NAME, kind, CLASS_IN, ttl, len(data)) + data
+
+
+def is_legal(name: Labels) -> bool:
+    """Tell whether a name can be written (RFC 1035 §2.3.4)."""
+    return (
+        all(0 < len(one) <= MAX_LABEL for one in name)
+        and sum(map(len, name)) + len(name) < MAX_NAME
+    )
 
 
 def encode_name(name: Labels) -> bytes:

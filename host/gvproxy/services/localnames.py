@@ -103,12 +103,12 @@ class LocalNames:
         if name is None:
             if address not in self._subnet:
                 return None
-            return dnsmessage.reply(query, Rcode.NXDOMAIN, authoritative=True)
+            return dnsmessage.reply(query, Rcode.NXDOMAIN, flags=dnsmessage.AA)
         answers = []
         if query.kind in (dnsmessage.TYPE_PTR, dnsmessage.TYPE_ANY) and _is_internet(query):
             data = dnsmessage.encode_name(name)
             answers.append(dnsmessage.record(dnsmessage.TYPE_PTR, TTL, data))
-        return dnsmessage.reply(query, Rcode.NOERROR, authoritative=True, answers=answers)
+        return dnsmessage.reply(query, Rcode.NOERROR, flags=dnsmessage.AA, answers=answers)
 
     def _name(self, address: Address, now: float) -> Labels | None:
         name = self.zones.name(address)
@@ -117,8 +117,7 @@ class LocalNames:
         if name is None:
             found = self._hosts.name(address, now)
             name = None if found is None else dnsmessage.labels(found)
-        fits = name is not None and all(0 < len(one) <= dnsmessage.MAX_LABEL for one in name)
-        return name if fits else None
+        return name if name is not None and dnsmessage.is_legal(name) else None
 
     def _guest_name(self, address: IPv4Address, now: float) -> Labels | None:
         """Return the first name that leads to the guest at an address, or to the gateway."""
@@ -135,13 +134,13 @@ class LocalNames:
 def _answer(query: Query, addresses: Sequence[Address] | None) -> bytes:
     """Reply with the addresses of the type that is asked for; None is a name that is not there."""
     if addresses is None:
-        return dnsmessage.reply(query, Rcode.NXDOMAIN, authoritative=True)
+        return dnsmessage.reply(query, Rcode.NXDOMAIN, flags=dnsmessage.AA)
     answers = [
         dnsmessage.record(_TYPES[address.version], TTL, address.packed)
         for address in addresses
         if query.kind in (_TYPES[address.version], dnsmessage.TYPE_ANY) and _is_internet(query)
     ]
-    return dnsmessage.reply(query, Rcode.NOERROR, authoritative=True, answers=answers)
+    return dnsmessage.reply(query, Rcode.NOERROR, flags=dnsmessage.AA, answers=answers)
 
 
 def _is_internet(query: Query) -> bool:

@@ -185,6 +185,11 @@ def test_zones_are_added_and_shown() -> None:
         ({"Name": "a..b"}, "'a..b' is no name of DNS"),
         ({"Name": "a" * 64}, f"'{'a' * 64}' is no name of DNS"),
         ({"Name": "a." * 127 + "bc"}, "is no name of DNS"),
+        ({"Name": ".".join(["é" * 31] * 5)}, "is no name of DNS"),
+        (
+            {"Name": ".".join(["z" * 63] * 3), "Records": [{"Name": "n" * 62, "IP": "1.1.1.1"}]},
+            "is no name of DNS",
+        ),
         ({"Name": "\ud800"}, "ud800' is no name of DNS"),
         ({"Name": "a", "Records": "b"}, "records is no list"),
         ({"Name": "a", "Records": [1]}, "a record is no JSON object"),

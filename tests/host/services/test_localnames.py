@@ -176,9 +176,22 @@ def test_names_below_arpa_that_are_no_address(name: str) -> None:
     assert ask(make_names(), name, "PTR") is None
 
 
-def test_a_name_that_cannot_be_written_is_none() -> None:
-    zones = Zones([Zone("a.", (Record("x" * 64, IPv4Address("192.168.127.3")),))])
-    assert ask(make_names(zones), "3.127.168.192.in-addr.arpa", "PTR") == "NXDOMAIN"
+@pytest.mark.parametrize(
+    ("name", "zone", "size"),
+    [
+        ("x" * 64, "a", 0),
+        (".".join(["n" * 61, *["n" * 63] * 2]), "z" * 63, 255),
+        (".".join(["n" * 62, *["n" * 63] * 2]), "z" * 63, 0),
+        ("é" * 30, ".".join(["é" * 31] * 4), 0),
+    ],
+)
+def test_a_name_that_cannot_be_written_is_none(name: str, zone: str, size: int) -> None:
+    names = make_names(Zones([Zone(f"{zone}.", (Record(name, IPv4Address("192.168.127.3")),))]))
+    message = bytes(DNSRecord.question("3.127.168.192.in-addr.arpa", "PTR").pack())
+    reply = names.answer(dnsmessage.parse(message), 0.0)
+    assert reply is not None
+    assert reply[3] & dnsmessage.RCODE_MASK == (RCODE.NOERROR if size else RCODE.NXDOMAIN)
+    assert len(reply) - len(message) == (12 + size if size else 0)
 
 
 # The host's hosts(5)
