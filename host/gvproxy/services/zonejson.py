@@ -1,10 +1,9 @@
 """A zone as the API writes it, after Go's gvproxy; its decoder ignores the case of keys."""
 
-import re
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from gvproxy.config import Record, Zone
+from gvproxy.config import Record, Zone, check_pattern
 from gvproxy.errors import BadZoneError
 from gvproxy.services import dnsmessage
 
@@ -49,8 +48,8 @@ def _decode_record(record: object, zone: str) -> Record:
     if name:
         _name(f"{name}.{zone}")
     try:
-        re.compile(pattern)
-    except re.error as error:
+        check_pattern(pattern)
+    except ValueError as error:
         raise BadZoneError(f"{pattern!r} is no regular expression: {error}") from None
     return Record(name, _address(_text(record, "ip")), pattern)
 
