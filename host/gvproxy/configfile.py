@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from gvproxy.config import Forward, Record, SshForward, Zone
+from gvproxy.config import Forward, Record, SshForward, Zone, check_pattern
 from gvproxy.errors import ConfigError
 from taplink.text import one_line, reason
 
@@ -159,8 +159,8 @@ def _record(value: _Value) -> Record:
         raise value.error("needs an ip, and a name or a regexp")
     pattern = keys["regexp"].text() if "regexp" in keys else ""
     try:
-        re.compile(pattern)
-    except re.error as error:
+        check_pattern(pattern)
+    except ValueError as error:
         raise keys["regexp"].error(f"is no regular expression: {error}") from None
     name = keys["name"].text() if "name" in keys else ""
     return Record(name, keys["ip"].address(), pattern)

@@ -16,7 +16,7 @@ import uvloop
 from gvproxy.config import Config, Forward, Record, Zone, configure
 from gvproxy.daemon import Daemon
 from gvproxy.errors import StartError
-from gvproxy.services import keeper, state
+from gvproxy.services import keeper, state, zonejson
 from tests.host.stack.bench import OTHER_MAC as MAC
 
 GUEST = "192.168.127.3"
@@ -190,6 +190,19 @@ def test_what_cannot_be_had_any_more_is_said(
     run(settings(folder, subnet="10.0.0.0/24"), check([], leased=False))
     assert f"{GUEST} is no longer an address for {MAC.hex(':')}" in caplog.text
     assert f"tcp 127.0.0.1:{other} is not published again: " in caplog.text
+
+
+def test_a_zone_there_is_no_room_for_is_said(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(settings(folder), tell_all)
+    other = Zone("other.", ZONE.records)
+    size = len(json.dumps(zonejson.encode(other)))
+    monkeypatch.setattr("gvproxy.services.zones.MAX_BYTES", size)
+    run(settings(folder, zones=[other]), check([], zones=False))
+    assert f"the zone example. is not given back: all zones together would be more than {size}" in (
+        caplog.text
+    )
 
 
 def test_a_start_that_fails_loses_nothing(folder: Path) -> None:

@@ -361,7 +361,8 @@ def _host_name(options: Mapping[int, bytes]) -> str:
     if not name and len(fqdn) > 3:
         name = fqdn[3:]
         if fqdn[0] & _FQDN_ENCODED:
-            name = name[1 : 1 + name[0]]
+            length, name = name[0], name[1:]
+            name = name[:length] if length <= len(name) else b""
     label = name.partition(b".")[0].decode("ascii", "replace").lower()
     return label if _LABEL.fullmatch(label) and label not in _NO_NAMES else ""
 

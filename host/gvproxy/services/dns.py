@@ -57,8 +57,8 @@ class DnsServer:
     def examine(self, message: bytes, *, now: float, stream: bool = False) -> Query | bytes | None:
         """Return a query that is to be forwarded, or the reply; None where nothing is replied.
 
-        Over a `stream` a reply may be as long as it likes.  The answer to what was forwarded is
-        for the cache to `keep`.
+        Over a `stream` a reply may be as long as a message can be; one too long is truncated.  The
+        answer to what was forwarded is for the cache to `keep`.
         """
         self.counters.queries += 1
         try:
@@ -68,15 +68,18 @@ class DnsServer:
             return dnsmessage.format_error(message)
         if query.flags & dnsmessage.OPCODE_MASK:
             return dnsmessage.reply(query, Rcode.NOTIMP)
+        limit = _MAX_MESSAGE if stream else query.limit
         local = self.names.answer(query, now)
         if local is not None:
             self.counters.local += 1
+            if len(local) > limit:
+                return dnsmessage.reply(query, Rcode.NOERROR, flags=dnsmessage.AA | dnsmessage.TC)
             return local
         servers = self.servers(now=now)
         if servers != self._asked:  # others may answer otherwise, as those of a VPN do
             self._asked = servers
             self.cache.clear()
-        return self.cache.find(query, _MAX_MESSAGE if stream else query.limit, now) or query
+        return self.cache.find(query, limit, now) or query
 
     def servers(self, *, now: float) -> tuple[tuple[str, int], ...]:
         """Return address and port of the host's name servers, for queries over TCP."""

@@ -1,11 +1,12 @@
 """Answers of the host's name servers, kept for as long as their TTLs allow (RFC 1035 §7.4).
 
 An answer is kept as it came, and given with the TTLs that are left, to queries that would have got
-the same: equal in name, type, class, and in the bits that shape an answer.  Failures and truncated
-answers are not kept, and queries with EDNS options are neither kept nor answered from here, for the
-options may shape the answer too.
+the same: equal in name, type, class, and in the bits that shape an answer.  Failures, truncated and
+long answers are not kept, and queries with EDNS options are neither kept nor answered from here,
+for the options may shape the answer too.
 """
 
+from array import array
 from collections import OrderedDict
 from dataclasses import dataclass
 from math import inf
@@ -15,9 +16,11 @@ from gvproxy.services import dnsmessage
 from gvproxy.services.dnsmessage import HEADER, Query, Rcode
 
 MAX_BYTES = 4 * 1024 * 1024
-"""Of all answers kept; some ten thousand."""
-OVERHEAD = 300
-"""Bytes of memory that an answer takes besides its own."""
+"""Of all answers kept; some five thousand."""
+MAX_ANSWER = 8192
+"""Bytes; hardly any is longer, and who asks for a zone does not ask twice."""
+OVERHEAD = 600
+"""Bytes of memory that an answer takes besides its own, as tracemalloc has them."""
 MAX_TTL = 86_400
 """Seconds; longer ones are mostly mistakes (RFC 8767 §4: a day is a reasonable cap)."""
 MAX_NEGATIVE_TTL = 60
@@ -49,18 +52,17 @@ class Counters:
 
 @dataclass(slots=True)
 class _Entry:
-    """An answer of `kept` and what it may be used for until `expires`; times are in seconds."""
+    """An answer of `kept`, good until `expires`, and where in its `rest` the TTLs are.
+
+    Times are in seconds.
+    """
 
     flags: int
     counts: bytes
     rest: bytes
-    ttls: list[tuple[int, int]]
+    ttls: "array[int]"
     kept: float
     expires: float
-
-    @property
-    def size(self) -> int:
-        return len(self.rest) + OVERHEAD
 
 
 class DnsCache:
@@ -86,7 +88,8 @@ class DnsCache:
         self.counters.hits += 1
         self._entries.move_to_end(key)
         rest, age = bytearray(entry.rest), int(now - entry.kept)
-        for position, ttl in entry.ttls:
+        for position in entry.ttls:
+            (ttl,) = _TTL.unpack_from(rest, position)
             _TTL.pack_into(rest, position, max(ttl - age, 0))
         head = query.ident.to_bytes(2, "big") + entry.flags.to_bytes(2, "big") + entry.counts
         return head + query.question + rest
@@ -103,7 +106,7 @@ class DnsCache:
         self._drop(key)
         self._entries[key] = entry
         self.counters.entries += 1
-        self.counters.bytes += entry.size
+        self.counters.bytes += _size(key, entry)
         while self.counters.bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
 
@@ -116,7 +119,7 @@ class DnsCache:
         entry = self._entries.pop(key, None)
         if entry is not None:
             self.counters.entries -= 1
-            self.counters.bytes -= entry.size
+            self.counters.bytes -= _size(key, entry)
 
 
 def _key(query: Query) -> _Key:
@@ -124,9 +127,15 @@ def _key(query: Query) -> _Key:
     return query.question.lower(), query.flags & _SHAPING, query.edns, query.dnssec
 
 
+def _size(key: _Key, entry: _Entry) -> int:
+    """Return the bytes of memory an answer takes."""
+    positions = entry.ttls.itemsize * len(entry.ttls)
+    return len(key[0]) + len(entry.rest) + positions + OVERHEAD
+
+
 def _read(query: Query, answer: bytes, now: float) -> _Entry:
     """Read an answer to a query; raises _Unusable."""
-    if len(answer) < HEADER.size:
+    if not HEADER.size <= len(answer) <= MAX_ANSWER:
         raise _Unusable
     _, flags, questions, *counts = HEADER.unpack_from(answer)
     start = HEADER.size + len(query.question)
@@ -152,7 +161,7 @@ def _read(query: Query, answer: bytes, now: float) -> _Entry:
         flags & ~dnsmessage.AA,
         answer[4 : HEADER.size],
         answer[start:],
-        [(one.position - start, one.ttl) for one in records],
+        array("H", (one.position - start for one in records)),
         now,
         now + min(ttl, MAX_TTL),
     )

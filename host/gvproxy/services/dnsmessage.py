@@ -34,6 +34,8 @@ CLASS_ANY = 255
 
 MAX_DATAGRAM = 512
 """Bytes that a client without EDNS takes over UDP (RFC 1035 §4.2.1)."""
+MAX_PAYLOAD = 65507
+"""Bytes that a UDP datagram over IPv4 has room for."""
 MAX_NAME = 255
 MAX_LABEL = 63
 
@@ -58,6 +60,9 @@ class Rcode(IntEnum):
     NXDOMAIN = 3
     NOTIMP = 4
     REFUSED = 5
+
+
+_NEXT_SERVER = (Rcode.SERVFAIL, Rcode.NOTIMP, Rcode.REFUSED)  # as glibc's res_send.c
 
 
 class MessageError(Exception):
@@ -115,7 +120,7 @@ def parse(message: bytes) -> Query:
     return Query(
         *fixed,
         edns=True,
-        limit=max(size, MAX_DATAGRAM),
+        limit=min(max(size, MAX_DATAGRAM), MAX_PAYLOAD),
         dnssec=bool(bits & _DO),
         cacheable=len(message) == end + _OPT_SIZE and not version,
     )
@@ -137,11 +142,9 @@ def _name(message: bytes, position: int) -> tuple[Labels, int]:
     raise MessageError
 
 
-def reply(
-    query: Query, rcode: Rcode, *, authoritative: bool = False, answers: Sequence[bytes] = ()
-) -> bytes:
+def reply(query: Query, rcode: Rcode, *, flags: int = 0, answers: Sequence[bytes] = ()) -> bytes:
     """Build a reply; `answers` are resource records of `record`."""
-    flags = QR | RA | query.flags & (OPCODE_MASK | RD) | (AA if authoritative else 0) | rcode
+    flags |= QR | RA | query.flags & (OPCODE_MASK | RD) | rcode
     head = HEADER.pack(query.ident, flags, 1, len(answers), 0, int(query.edns))
     return head + query.question + b"".join(answers) + (_OPT if query.edns else b"")
 
@@ -151,9 +154,38 @@ def record(kind: int, ttl: int, data: bytes) -> bytes:
     return _RECORD.pack(_QUESTION_NAME, kind, CLASS_IN, ttl, len(data)) + data
 
 
+def is_legal(name: Labels) -> bool:
+    """Tell whether a name can be written (RFC 1035 §2.3.4)."""
+    return (
+        all(0 < len(one) <= MAX_LABEL for one in name)
+        and sum(map(len, name)) + len(name) < MAX_NAME
+    )
+
+
 def encode_name(name: Labels) -> bytes:
     """Write a name, uncompressed (RFC 1035 §3.1)."""
     return b"".join(bytes((len(label),)) + label for label in name) + b"\0"
+
+
+def is_answer(message: bytes, query: Query, ident: int) -> bool:
+    """Tell whether a message is a server's answer: the id, and the question in any spelling."""
+    if len(message) < HEADER.size:
+        return False
+    found, flags, questions, *_ = HEADER.unpack_from(message)
+    if found != ident or not flags & QR:
+        return False
+    if not questions:  # a server that did not understand the query need not repeat it
+        return bool(flags & RCODE_MASK)
+    # No length byte of a name is a letter: lower() leaves them alone.  It may change the type and
+    # class, but those of both sides alike.
+    question = query.question
+    return message[HEADER.size : HEADER.size + len(question)].lower() == question.lower()
+
+
+def failure(answer: bytes) -> Rcode | None:
+    """Return the RCODE of an answer after which another server is asked; None for all others."""
+    rcode = answer[3] & RCODE_MASK
+    return Rcode(rcode) if rcode in _NEXT_SERVER else None
 
 
 def format_error(message: bytes) -> bytes | None:

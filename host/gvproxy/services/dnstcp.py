@@ -48,21 +48,27 @@ class DnsTcp:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def ask(self, message: bytes) -> bytes | None:
-        """Return the answer of the first of the host's servers that has one."""
+    async def ask(self, query: Query, message: bytes) -> bytes:
+        """Return the answer of the first of the host's servers that has one, else a failure."""
+        last = dnsmessage.reply(query, Rcode.SERVFAIL)
         if self._asking >= MAX_ASKING:
-            return None
+            return last
         self._asking += 1
         try:
             for address in self.server.servers(now=asyncio.get_running_loop().time()):
                 try:
                     async with asyncio.timeout(SERVER_TIMEOUT):
-                        return await _ask(address, message)
+                        reply = await _ask(address, message)
                 except (EOFError, OSError):
                     continue
+                if not dnsmessage.is_answer(reply, query, query.ident):
+                    continue
+                if dnsmessage.failure(reply) is None:
+                    return reply
+                last = reply
         finally:
             self._asking -= 1
-        return None
+        return last
 
 
 class _Client:
@@ -96,11 +102,8 @@ class _Client:
     async def _forward(self, query: Query, message: bytes, now: float) -> None:
         self._waiting += 1
         try:
-            reply = await self._owner.ask(message)
-            if reply is None:
-                reply = dnsmessage.reply(query, Rcode.SERVFAIL)
-            else:
-                self._owner.server.cache.keep(query, reply, now)
+            reply = await self._owner.ask(query, message)
+            self._owner.server.cache.keep(query, reply, now)
             await _send(self._writer, reply)
         finally:
             self._waiting -= 1
@@ -130,12 +133,9 @@ async def _ask(address: tuple[str, int], message: bytes) -> bytes:
     try:
         await _send(writer, message)
         size = int.from_bytes(await reader.readexactly(2), "big")
-        reply = await reader.readexactly(size)
+        return await reader.readexactly(size)
     finally:
         writer.close()
-    if reply[:2] != message[:2]:
-        raise EOFError("the answer is to another query")
-    return reply
 
 
 async def _send(writer: asyncio.StreamWriter, message: bytes) -> None:

@@ -108,7 +108,7 @@ def read_locals(protocol: Protocol, text: str) -> list[Local]:
         raise BadLocalError("local is missing")
     if protocol is Protocol.UNIX:
         path = text.removeprefix("unix://")
-        if not path.startswith("/") or path.endswith("/") or "\0" in path:
+        if not path.startswith("/") or path.endswith("/") or "\0" in path or not _is_text(path):
             raise BadLocalError(f"local {text!r} is no absolute path of a unix socket")
         return [Local(path)]
     if protocol is Protocol.NPIPE:
@@ -130,6 +130,7 @@ def _ports(text: str) -> list[Remote]:
 def _url(text: str) -> Remote:
     try:
         url = urlsplit(text)
+        text.encode()
     except ValueError:
         raise BadRemoteError(f"remote {_public(text)!r} is no URL") from None
     match url.scheme:
@@ -165,6 +166,15 @@ def _ssh(text: str, url: SplitResult) -> SshRemote:
         key=values["key"],
         passphrase=values.get("passphrase"),
     )
+
+
+def _is_text(text: str) -> bool:
+    """Tell whether it can be written in UTF-8: JSON may have half a surrogate pair in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _public(url: str) -> str:

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 
 from gvproxy.complaint import Complaint
 from gvproxy.config import Forward
-from gvproxy.errors import AlreadyExposedError, ForwarderError
+from gvproxy.errors import AlreadyExposedError, BadZoneError, ForwarderError
 from gvproxy.services.dhcp import LEASE_TIME, DhcpServer
 from gvproxy.services.forwarder import Forwarder
 from gvproxy.services.leases import Lease
@@ -56,7 +56,10 @@ class Keeper:
             if saved.expires > since_1970 + now:
                 self._restore_lease(saved, since_1970, now)
         for zone in self._last.zones:
-            self._zones.add(zone)
+            try:
+                self._zones.add(zone)
+            except BadZoneError as error:
+                log.warning("the zone %s is not given back: %s", zone.name, error)
 
     async def publish(self) -> None:
         """Publish again what the last daemon had, and save what changes from now on.

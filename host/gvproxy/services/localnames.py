@@ -2,8 +2,9 @@
 
 A zone decides about all below its name, but what it lacks may be a guest's: NAME in any zone, as
 well as NAME alone, is the guest whose DHCP client calls itself so, and `_gateway` is the gateway.
-After them come names of the host's hosts(5).  Addresses are looked up in the same order; those of
-the network that nobody has do not exist.
+No guest has a name that is a zone's record, for whoever is asked for `host` trusts it.  After them
+come names of the host's hosts(5).  Addresses are looked up in the same order; those of the network
+that nobody has do not exist.
 """
 
 from collections.abc import Sequence
@@ -69,7 +70,9 @@ class LocalNames:
 
     def addresses(self, name: str, now: float) -> Sequence[Address] | None:
         """Return a name's addresses, none where it does not exist; None for names of others."""
-        labels = dnsmessage.labels(name)
+        return self._addresses(dnsmessage.labels(name), now)
+
+    def _addresses(self, labels: Labels, now: float) -> Sequence[Address] | None:
         split = self.zones.split(labels)
         if split is not None:
             return self._in_zone(*split, now) or []
@@ -91,46 +94,53 @@ class LocalNames:
         return self._hosts.addresses(name, now)
 
     def _guest(self, name: str, now: float) -> IPv4Address | None:
-        return self._gateway if name == GATEWAY_NAME else self._guests.address_of(name, now=now)
+        if name == GATEWAY_NAME:
+            return self._gateway
+        return None if self.zones.has(name) else self._guests.address_of(name, now=now)
 
     def _answer_reverse(self, query: Query, address: Address, now: float) -> bytes | None:
         name = self._name(address, now)
         if name is None:
             if address not in self._subnet:
                 return None
-            return dnsmessage.reply(query, Rcode.NXDOMAIN, authoritative=True)
+            return dnsmessage.reply(query, Rcode.NXDOMAIN, flags=dnsmessage.AA)
         answers = []
         if query.kind in (dnsmessage.TYPE_PTR, dnsmessage.TYPE_ANY) and _is_internet(query):
             data = dnsmessage.encode_name(name)
             answers.append(dnsmessage.record(dnsmessage.TYPE_PTR, TTL, data))
-        return dnsmessage.reply(query, Rcode.NOERROR, authoritative=True, answers=answers)
+        return dnsmessage.reply(query, Rcode.NOERROR, flags=dnsmessage.AA, answers=answers)
 
     def _name(self, address: Address, now: float) -> Labels | None:
         name = self.zones.name(address)
         if name is None and isinstance(address, IPv4Address):
-            label = self._guests.name_of(address, now=now)
-            if not label and address == self._gateway:
-                label = GATEWAY_NAME
-            if label:
-                zones = self.zones.all()
-                name = dnsmessage.labels(f"{label}.{zones[0].name if zones else ''}")
+            name = self._guest_name(address, now)
         if name is None:
             found = self._hosts.name(address, now)
             name = None if found is None else dnsmessage.labels(found)
-        fits = name is not None and all(0 < len(one) <= dnsmessage.MAX_LABEL for one in name)
-        return name if fits else None
+        return name if name is not None and dnsmessage.is_legal(name) else None
+
+    def _guest_name(self, address: IPv4Address, now: float) -> Labels | None:
+        """Return the first name that leads to the guest at an address, or to the gateway."""
+        label = self._guests.name_of(address, now=now)
+        if not label and address == self._gateway:
+            label = GATEWAY_NAME
+        if not label:
+            return None
+        zones = (f".{zone.name}" for zone in self.zones.all())
+        names = (dnsmessage.labels(label + zone) for zone in (*zones, ""))
+        return next((name for name in names if address in (self._addresses(name, now) or ())), None)
 
 
 def _answer(query: Query, addresses: Sequence[Address] | None) -> bytes:
     """Reply with the addresses of the type that is asked for; None is a name that is not there."""
     if addresses is None:
-        return dnsmessage.reply(query, Rcode.NXDOMAIN, authoritative=True)
+        return dnsmessage.reply(query, Rcode.NXDOMAIN, flags=dnsmessage.AA)
     answers = [
         dnsmessage.record(_TYPES[address.version], TTL, address.packed)
         for address in addresses
         if query.kind in (_TYPES[address.version], dnsmessage.TYPE_ANY) and _is_internet(query)
     ]
-    return dnsmessage.reply(query, Rcode.NOERROR, authoritative=True, answers=answers)
+    return dnsmessage.reply(query, Rcode.NOERROR, flags=dnsmessage.AA, answers=answers)
 
 
 def _is_internet(query: Query) -> bool:

@@ -52,6 +52,7 @@ class ResolvConf:
 def _is_address(text: str) -> bool:
     try:
         ip_address(text)
+        text.encode("idna")  # as sockets do: a zone (RFC 4007) may be any text
     except ValueError:
         return False
-    return True
+    return "\0" not in text

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from secrets import randbits
 
 from gvproxy.services import dnsmessage
-from gvproxy.services.dnsmessage import HEADER, Query, Rcode
+from gvproxy.services.dnsmessage import Query, Rcode
 from gvproxy.services.resolvconf import ResolvConf
 from taplink.text import reason
 
@@ -28,7 +28,6 @@ TIMEOUT = 2.0
 """Seconds for one server; with three of them a client that waits 5 s and asks again is answered."""
 MAX_IN_FLIGHT = 4096
 _MAX_MESSAGE = 65535
-_NEXT_SERVER = (Rcode.SERVFAIL, Rcode.NOTIMP, Rcode.REFUSED)  # as glibc's res_send.c
 
 Answer = Callable[[bytes], None]
 """Takes the reply to a query, once."""
@@ -158,14 +157,14 @@ class Resolver:
         except OSError as error:  # ECONNREFUSED and the other ICMP errors
             self._next(pending, reason(error), self._loop.time())
             return
-        if not _answers(message, pending):
+        if not dnsmessage.is_answer(message, pending.query, pending.ident):
             self.counters.mismatched += 1
             return
         reply = pending.query.ident.to_bytes(2, "big") + message[2:]
-        rcode = message[3] & dnsmessage.RCODE_MASK
-        if rcode in _NEXT_SERVER:
+        failure = dnsmessage.failure(reply)
+        if failure is not None:
             pending.last = reply
-            self._next(pending, Rcode(rcode).name, self._loop.time())
+            self._next(pending, failure.name, self._loop.time())
             return
         self._release(pending)
         self.counters.answered += 1
@@ -196,18 +195,3 @@ def _open(server: tuple[str, int]) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def _answers(message: bytes, pending: _Pending) -> bool:
-    """Tell whether a message is the server's answer: its id, and the question in any spelling."""
-    if len(message) < HEADER.size:
-        return False
-    ident, flags, questions, *_ = HEADER.unpack_from(message)
-    if ident != pending.ident or not flags & dnsmessage.QR:
-        return False
-    if not questions:  # a server that did not understand the query need not repeat it
-        return bool(flags & dnsmessage.RCODE_MASK)
-    # No length byte of a name is a letter: lower() leaves them alone.  It may change the type and
-    # class, but those of both sides alike.
-    question = pending.query.question
-    return message[HEADER.size : HEADER.size + len(question)].lower() == question.lower()

@@ -1,15 +1,11 @@
 """A zone as the API writes it, after Go's gvproxy; its decoder ignores the case of keys."""
 
-import re
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from gvproxy.config import Record, Zone
+from gvproxy.config import Record, Zone, check_pattern
 from gvproxy.errors import BadZoneError
-
-MAX_NAME = 253
-MAX_LABEL = 63
-"""Bytes (RFC 1035 §2.3.4)."""
+from gvproxy.services import dnsmessage
 
 
 def encode(zone: Zone) -> dict[str, object]:
@@ -37,21 +33,23 @@ def decode(body: Mapping[str, object]) -> Zone:
     default = _text(body, "defaultip")
     return Zone(
         f"{name}.",
-        tuple(_decode_record(record) for record in records),
+        tuple(_decode_record(record, name) for record in records),
         _address(default) if default else None,
     )
 
 
-def _decode_record(record: object) -> Record:
+def _decode_record(record: object, zone: str) -> Record:
     if not isinstance(record, dict):
         raise BadZoneError("a record is no JSON object")
     record = {key.lower(): value for key, value in record.items()}
     name, pattern = _name(_text(record, "name")), _text(record, "regexp")
     if not name and not pattern:
         raise BadZoneError("a record needs a name or a regexp")
+    if name:
+        _name(f"{name}.{zone}")
     try:
-        re.compile(pattern)
-    except re.error as error:
+        check_pattern(pattern)
+    except ValueError as error:
         raise BadZoneError(f"{pattern!r} is no regular expression: {error}") from None
     return Record(name, _address(_text(record, "ip")), pattern)
 
@@ -67,10 +65,10 @@ def _name(text: str) -> str:
     """Return a name without its final dot."""
     name = text.removesuffix(".")
     try:
-        labels = name.encode().split(b".") if name else []
+        legal = not name or dnsmessage.is_legal(tuple(name.lower().encode().split(b".")))
     except UnicodeEncodeError:
-        labels = [b""]
-    if len(name) > MAX_NAME or not all(0 < len(label) <= MAX_LABEL for label in labels):
+        legal = False
+    if not legal:
         raise BadZoneError(f"{text!r} is no name of DNS")
     return name
 

@@ -5,6 +5,7 @@ exists for every type (NODATA, RFC 2308 §2.2).  Of records that stand for a nam
 as in Go's gvproxy, and the zone's default for names without one.
 """
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,10 +13,14 @@ from ipaddress import IPv4Address, IPv6Address
 from math import inf
 
 from gvproxy.config import Record, Zone
-from gvproxy.services import dnsmessage
+from gvproxy.errors import BadZoneError
+from gvproxy.services import dnsmessage, zonejson
 from gvproxy.services.dnsmessage import Labels
 
 Address = IPv4Address | IPv6Address
+
+MAX_BYTES = 2 << 20
+"""Of all zones' JSON: 65,536 of the shortest records, and a state file has room for it."""
 
 
 class Zones:
@@ -24,6 +29,7 @@ class Zones:
     def __init__(self, zones: Sequence[Zone]) -> None:
         self._zones: dict[Labels, _Names] = {}
         self._listed: dict[Labels, Zone] = {}
+        self._bytes = 0
         for zone in reversed(zones):  # of two alike the records of the first come first
             self._enter(zone)
         self._listed = dict(reversed(self._listed.items()))
@@ -32,13 +38,13 @@ class Zones:
         """Called when a zone has been added, or something to one."""
 
     def add(self, zone: Zone) -> None:
-        """Add a zone, or to one that is there: new records come first, the new default counts."""
+        """Add a zone, or to one that is there: new records come first, the new default counts.
+
+        Raises BadZoneError where that would be too much, and then nothing has changed.
+        """
         self._enter(zone)
         apex = dnsmessage.labels(zone.name)
-        if apex in self._added:
-            records = dict.fromkeys(zone.records + self._added[apex].records)
-            zone = replace(zone, records=tuple(records))
-        self._added[apex] = zone
+        self._added[apex] = _joined(zone, self._added.get(apex))
         self.changed()
 
     @property
@@ -48,8 +54,12 @@ class Zones:
 
     def _enter(self, zone: Zone) -> None:
         apex = dnsmessage.labels(zone.name)
-        if apex in self._listed:
-            zone = replace(zone, records=zone.records + self._listed[apex].records)
+        old = self._listed.get(apex)
+        zone = _joined(zone, old)
+        size = self._bytes + _size(zone) - _size(old)
+        if size > MAX_BYTES:
+            raise BadZoneError(f"all zones together would be more than {MAX_BYTES} bytes of JSON")
+        self._bytes = size
         self._listed[apex] = zone
         self._zones[apex] = _Names(zone)
 
@@ -74,6 +84,11 @@ class Zones:
             return None
         return list({address.version: address for address in reversed(found)}.values())
 
+    def has(self, label: str) -> bool:
+        """Tell whether a record of some zone has this one label, in lower case, for its name."""
+        name = dnsmessage.labels(label)
+        return any(names.has(name) for names in self._zones.values())
+
     def name(self, address: Address) -> Labels | None:
         """Return the first name that a record gives an address."""
         for apex, zone in self._listed.items():
@@ -81,6 +96,16 @@ class Zones:
                 if record.address == address and record.name and not record.pattern:
                     return dnsmessage.labels(record.name) + apex
         return None
+
+
+def _joined(new: Zone, old: Zone | None) -> Zone:
+    """Return a zone with the records of both; of equal ones the first."""
+    records = new.records + (() if old is None else old.records)
+    return replace(new, records=tuple(dict.fromkeys(records)))
+
+
+def _size(zone: Zone | None) -> int:
+    return 0 if zone is None else len(json.dumps(zonejson.encode(zone)))
 
 
 class _Names:
@@ -103,6 +128,10 @@ class _Names:
         self._exact.setdefault(name, []).append((number, record.address))
         for start in range(1, len(name)):
             self._exact.setdefault(name[start:], [])
+
+    def has(self, name: Labels) -> bool:
+        """Tell whether a record has this very name."""
+        return bool(self._exact.get(name))
 
     def find(self, name: Labels) -> list[Address] | None:
         """Return a name's addresses, an empty list where it has none, None if it does not exist."""

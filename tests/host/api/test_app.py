@@ -185,6 +185,11 @@ def test_zones_are_added_and_shown() -> None:
         ({"Name": "a..b"}, "'a..b' is no name of DNS"),
         ({"Name": "a" * 64}, f"'{'a' * 64}' is no name of DNS"),
         ({"Name": "a." * 127 + "bc"}, "is no name of DNS"),
+        ({"Name": ".".join(["é" * 31] * 5)}, "is no name of DNS"),
+        (
+            {"Name": ".".join(["z" * 63] * 3), "Records": [{"Name": "n" * 62, "IP": "1.1.1.1"}]},
+            "is no name of DNS",
+        ),
         ({"Name": "\ud800"}, "ud800' is no name of DNS"),
         ({"Name": "a", "Records": "b"}, "records is no list"),
         ({"Name": "a", "Records": [1]}, "a record is no JSON object"),
@@ -194,6 +199,16 @@ def test_zones_are_added_and_shown() -> None:
         (
             {"Name": "a", "Records": [{"Regexp": "(", "IP": "1.1.1.1"}]},
             "'(' is no regular expression: missing )",
+        ),
+        *(
+            ({"Name": "a", "Records": [{"Regexp": pattern, "IP": "1.1.1.1"}]}, said)
+            for pattern, said in (
+                ("a{99999999999999}", "is no regular expression: the repetition number is too"),
+                (f"a{{{'9' * 5000}}}", "is no regular expression: Exceeds the limit"),
+                ("(?a)(?u)", "is no regular expression: "),
+                ("(" * 3000 + ")" * 3000, "is no regular expression: it has more than 100 groups"),
+                ("(" * 101 + ")" * 101, "is no regular expression: it has more than 100 groups"),
+            )
         ),
         ({"Name": "a", "DefaultIP": "host"}, "'host' is no IP address"),
     ],
@@ -275,6 +290,16 @@ def test_bodies_that_cannot_be_used(
         ({"local": "[::1%\ud800]:8080"}, 500, "cannot listen on '[::1%\\ud800]:8080': it is no IP"),
         ({"local": "[::1%none]:8080"}, 500, "cannot listen on [::1%none]:8080: there is no such"),
         ({"local": "\ud800:8080"}, 500, "cannot listen on '\\ud800:8080': it is no IP"),
+        (
+            {"protocol": "unix", "local": "/tmp/\ud800", "remote": "tcp://192.168.127.2:80"},
+            400,
+            "local '/tmp/\\ud800' is no absolute path of a unix socket",
+        ),
+        (
+            {"protocol": "unix", "local": "/tmp/s", "remote": "tcp://192.168.127.2\ud800:80"},
+            400,
+            "remote 'tcp://192.168.127.2\\ud800:80' is no URL",
+        ),
         ({"remote": "\ud800:80"}, 400, "remote '\\ud800' is no IPv4 address"),
         ({"protocol": "\ud800\r\nX: y"}, 500, "unknown protocol \\ud800\\r\\nX: y\n"),
     ],

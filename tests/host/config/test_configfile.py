@@ -183,6 +183,10 @@ def test_every_key(path: Path, text: str, settings: dict[str, Any]) -> None:
             "stack.dns[0].records[0].regexp @1 is no regular expression: missing )",
         ),
         (
+            f"stack: {{dns: [{{name: a, records: [{{ip: 1.1.1.1, regexp: {'(' * 3000}}}]}}]}}",
+            "stack.dns[0].records[0].regexp @1 is no regular expression: it has more than 100",
+        ),
+        (
             "stack: {gatewayMacAddress: 5a}",
             "must be a MAC address such as 5a:94:ef:e4:0c:ee, not '5a'",
         ),

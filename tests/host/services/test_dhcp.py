@@ -435,7 +435,9 @@ def test_search_list_is_compressed_bounded_and_skips_what_is_no_name() -> None:
         ({"fqdn": b"\x04"}, ""),
         ({"fqdn": b"\x04\0\0"}, ""),
         ({"fqdn": b"\x04\0\0\0"}, ""),
-        ({"fqdn": b"\x04\0\0\x3fweb"}, "web"),
+        ({"fqdn": b"\x04\0\0\x3fweb"}, ""),
+        ({"fqdn": b"\x04\0\0\4web"}, ""),
+        ({"fqdn": b"\x04\0\0\xc0web"}, ""),
     ],
 )
 def test_what_a_client_calls_itself(client: Client, options: dict[str, bytes], name: str) -> None:

@@ -118,6 +118,29 @@ def test_local_names_never_leave(bench: Bench) -> None:
     assert bench.server.counters.local == 2
 
 
+@pytest.mark.parametrize(
+    ("addresses", "udp_size", "given"),
+    [(30, None, 30), (31, None, 0), (31, 1232, 31), (4096, 65535, 0)],
+)
+def test_local_answers_too_long_for_a_datagram_are_truncated(
+    bench: Bench, tmp_path: Path, addresses: int, udp_size: int | None, given: int
+) -> None:
+    """A name of hosts(5) has as many addresses as it likes."""
+    path = tmp_path / "hosts"
+    path.write_text("".join(f"10.0.{n >> 8}.{n & 255} x.example\n" for n in range(addresses)))
+    server = DnsServer(make_names(hosts=path), bench.resolver)
+    query = DNSRecord.question("x.example")
+    if udp_size is not None:
+        query.add_ar(EDNS0(udp_len=udp_size))
+    reply = server.examine(bytes(query.pack()), now=0.0)
+    assert isinstance(reply, bytes)
+    answer = DNSRecord.parse(reply)
+    assert (len(answer.rr), answer.header.tc, answer.header.aa) == (given, not given, 1)
+    reply = server.examine(bytes(query.pack()), now=0.0, stream=True)
+    assert isinstance(reply, bytes)
+    assert len(DNSRecord.parse(reply).rr) == (addresses if addresses < 4096 else 0)
+
+
 def test_a_query_is_passed_on_as_it_is(bench: Bench) -> None:
     record = DNSRecord.question("_sip._TCP.example.com", "NAPTR")
     record.add_ar(EDNS0(flags="do", udp_len=4096))

@@ -1,6 +1,7 @@
 """What is kept of the servers' answers, for whom, and for how long."""
 
 import struct
+import tracemalloc
 
 import pytest
 from dnslib import CNAME, NS, QTYPE, RCODE, RR, SOA, TXT, A, DNSRecord
@@ -197,7 +198,7 @@ def test_truncated_answers_are_not_kept(cache: DnsCache) -> None:
 def test_answers_unused_for_longest_make_room() -> None:
     queries = [ask(name) for name in ("aaa.example", "bbb.example", "ccc.example")]
     answers = [answer(query, record(60)) for query in queries]
-    size = len(answers[0]) - 12 - len(queries[0].question) + OVERHEAD
+    size = len(answers[0]) - 12 + 2 + OVERHEAD  # two bytes are the place of a TTL
     cache = DnsCache(max_bytes=2 * size)
     for query, kept in zip(queries[:2], answers[:2], strict=True):
         cache.keep(query, kept, 0.0)
@@ -209,6 +210,35 @@ def test_answers_unused_for_longest_make_room() -> None:
     cache.clear()
     assert (cache.counters.entries, cache.counters.bytes) == (0, 0)
     assert cache.find(queries[0], 512, 0.0) is None
+
+
+@pytest.mark.parametrize("records", [1, 40, 400])
+def test_the_bytes_counted_are_those_of_memory(records: int) -> None:
+    """Records can be tiny, so that their TTLs weigh more than they do."""
+    tiny = struct.pack("!HHHIH", 0xC00C, QTYPE.NULL, 1, 60, 0)
+    counts = struct.pack("!HHHH", 1, records, 0, 0)
+    queries = [ask(f"w{number:02}.example", "NULL") for number in range(100)]
+    cache = DnsCache()
+    tracemalloc.start()
+    try:
+        for query in queries:
+            cache.keep(query, b"\0\1\x81\x80" + counts + query.question + tiny * records, 0.0)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert cache.counters.entries == len(queries)
+    assert cache.counters.bytes / 1.5 < taken < cache.counters.bytes * 1.5
+
+
+def test_an_answer_that_nobody_asks_for_twice(cache: DnsCache) -> None:
+    query = ask(kind="TXT")
+    for size, kept in ((dnscache.MAX_ANSWER, 1), (dnscache.MAX_ANSWER + 1, 0)):
+        head = answer(query)[:7] + b"\1" + answer(query)[8:]
+        length = size - len(head) - 12
+        record = struct.pack("!HHHIH", 0xC00C, QTYPE.TXT, 1, 60, length) + bytes(length)
+        cache.clear()
+        cache.keep(query, head + record, 0.0)
+        assert cache.counters.entries == kept
 
 
 def test_an_answer_cut_off_anywhere_is_not_kept(cache: DnsCache) -> None:

@@ -76,10 +76,25 @@ async def hangs_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     writer.close()
 
 
-async def says_something_else(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.readexactly(2)
-    writer.write(b"\0\x0c" + bytes(12))
-    writer.close()
+def says(make: Callable[[bytes], bytes]) -> Answerer:
+    """Make a server that answers with whatever is made of the query."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        size = int.from_bytes(await reader.readexactly(2), "big")
+        data = make(await reader.readexactly(size))
+        writer.write(len(data).to_bytes(2, "big") + data)
+        writer.close()
+
+    return answer
+
+
+def fails(rcode: int) -> Answerer:
+    def reply(message: bytes) -> bytes:
+        failed = DNSRecord.parse(message).reply()
+        failed.header.rcode = rcode
+        return bytes(failed.pack())
+
+    return says(reply)
 
 
 async def stays_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -202,7 +217,22 @@ def test_what_was_asked_before_is_not_asked_again(tmp_path: Path) -> None:
     run(tmp_path / "s", scenario, counts)
 
 
-@pytest.mark.parametrize("bad", [hangs_up, says_something_else, stays_silent])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        hangs_up,
+        stays_silent,
+        says(lambda message: message),
+        says(lambda message: message[:2]),
+        says(lambda message: b""),
+        says(lambda message: message[:2] + b"\x81\x80" + bytes(8)),
+        says(lambda message: bytes(DNSRecord.parse(query("www.other")).reply().pack())),
+        says(lambda message: bytes(DNSRecord.parse(query("www.test", 8)).reply().pack())),
+        fails(RCODE.SERVFAIL),
+        fails(RCODE.REFUSED),
+        fails(RCODE.NOTIMP),
+    ],
+)
 def test_a_server_that_fails_is_followed_by_the_next(
     tmp_path: Path, bad: Answerer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +244,23 @@ def test_a_server_that_fails_is_followed_by_the_next(
         assert len((await client.receive()).rr) == 200
 
     run(tmp_path / "s", scenario, bad, answers)
+
+
+def test_the_last_refusal_is_the_answer(tmp_path: Path) -> None:
+    async def scenario(client: Client) -> None:
+        client.send(query("www.test", 9))
+        reply = await client.receive()
+        assert (reply.header.id, reply.header.rcode) == (9, RCODE.REFUSED)
+
+    run(tmp_path / "s", scenario, fails(RCODE.NOTIMP), fails(RCODE.REFUSED), hangs_up)
+
+
+def test_a_name_that_does_not_exist_is_an_answer(tmp_path: Path) -> None:
+    async def scenario(client: Client) -> None:
+        client.send(query("www.test"))
+        assert (await client.receive()).header.rcode == RCODE.NXDOMAIN
+
+    run(tmp_path / "s", scenario, fails(RCODE.NXDOMAIN), answers)
 
 
 @pytest.mark.parametrize("servers", [[], [hangs_up]])

@@ -56,9 +56,9 @@ def ask(names: LocalNames, name: str, kind: str = "A", klass: int = 1) -> str | 
         ("nobody.docker.internal", "A", "NXDOMAIN"),
         ("nobody", "A", None),
         ("web.example", "A", None),
-        # A zone's own names come first, whatever a guest calls itself.
+        # A zone's own names are no guest's, whatever it calls itself.
         ("gateway.containers.internal", "A", ["192.168.127.1"]),
-        ("gateway", "A", ["192.168.127.4"]),
+        ("gateway", "A", None),
     ],
 )
 def test_guests(name: str, kind: str, found: object) -> None:
@@ -70,6 +70,17 @@ def test_a_zone_with_a_default_has_all_names_itself() -> None:
     assert ask(make_names(zones, GUESTS), "web.apps") == ["10.0.0.9"]
 
 
+def test_a_name_that_a_zone_is_given_is_no_longer_a_guests() -> None:
+    zones = Zones([Zone("a."), Zone("b.")])
+    names = make_names(zones, GUESTS)
+    assert ask(names, "web.a") == ["192.168.127.3"]
+    zones.add(Zone("b.", (Record("WEB", IPv4Address("10.0.0.1")), Record("x.y", HOST))))
+    assert ask(names, "web.a") == "NXDOMAIN"
+    assert ask(names, "web.b") == ["10.0.0.1"]
+    assert ask(names, "web") is None
+    assert names.addresses("web", 0.0) is None
+
+
 # Addresses
 
 
@@ -79,6 +90,7 @@ def test_a_zone_with_a_default_has_all_names_itself() -> None:
         ("192.168.127.1", ["gateway.containers.internal."]),
         ("192.168.127.254", ["host.containers.internal."]),
         ("192.168.127.3", ["web.containers.internal."]),
+        ("192.168.127.4", "NXDOMAIN"),  # it calls itself gateway
         ("192.168.127.9", "NXDOMAIN"),
         ("192.168.128.3", None),
         ("8.8.8.8", None),
@@ -108,6 +120,27 @@ def test_addresses_of_zones_come_first_and_may_be_anybodys() -> None:
     assert ask(names, "1.0.0.10.in-addr.arpa", "PTR") == ["www.a."]
     assert ask(names, IPv6Address("fd00::1").reverse_pointer.upper(), "PTR") == ["c.d.a."]
     assert ask(names, "3.127.168.192.in-addr.arpa", "PTR") == ["server.a."]
+
+
+@pytest.mark.parametrize(
+    ("zones", "found"),
+    [
+        (["a", "b"], ["web.a."]),
+        (["default", "b"], ["web.b."]),
+        (["default"], ["web."]),
+        (["pattern", "b"], ["web.b."]),
+        (["web", "b"], "NXDOMAIN"),
+    ],
+)
+def test_the_name_of_a_guest_leads_to_it(zones: list[str], found: object) -> None:
+    elsewhere = IPv4Address("10.0.0.9")
+    records = {"pattern": (Record("", elsewhere, "^w"),), "web": (Record("web", elsewhere),)}
+    made = [
+        Zone(f"{name}.", records.get(name, ()), elsewhere if name == "default" else None)
+        for name in zones
+    ]
+    names = make_names(Zones(made), GUESTS)
+    assert ask(names, "3.127.168.192.in-addr.arpa", "PTR") == found
 
 
 def test_without_zones_a_guest_has_its_name_alone() -> None:
@@ -143,9 +176,22 @@ def test_names_below_arpa_that_are_no_address(name: str) -> None:
     assert ask(make_names(), name, "PTR") is None
 
 
-def test_a_name_that_cannot_be_written_is_none() -> None:
-    zones = Zones([Zone("a.", (Record("x" * 64, IPv4Address("192.168.127.3")),))])
-    assert ask(make_names(zones), "3.127.168.192.in-addr.arpa", "PTR") == "NXDOMAIN"
+@pytest.mark.parametrize(
+    ("name", "zone", "size"),
+    [
+        ("x" * 64, "a", 0),
+        (".".join(["n" * 61, *["n" * 63] * 2]), "z" * 63, 255),
+        (".".join(["n" * 62, *["n" * 63] * 2]), "z" * 63, 0),
+        ("é" * 30, ".".join(["é" * 31] * 4), 0),
+    ],
+)
+def test_a_name_that_cannot_be_written_is_none(name: str, zone: str, size: int) -> None:
+    names = make_names(Zones([Zone(f"{zone}.", (Record(name, IPv4Address("192.168.127.3")),))]))
+    message = bytes(DNSRecord.question("3.127.168.192.in-addr.arpa", "PTR").pack())
+    reply = names.answer(dnsmessage.parse(message), 0.0)
+    assert reply is not None
+    assert reply[3] & dnsmessage.RCODE_MASK == (RCODE.NOERROR if size else RCODE.NXDOMAIN)
+    assert len(reply) - len(message) == (12 + size if size else 0)
 
 
 # The host's hosts(5)

@@ -37,6 +37,13 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     assert ResolvConf(path).servers(0.0) == (("10.0.0.1", 53),)
 
 
+@pytest.mark.parametrize("zone", [b"a\0b", b"\xff", b"a" * 64, b"a..b"])
+def test_a_zone_that_no_socket_takes(tmp_path: Path, zone: bytes) -> None:
+    path = tmp_path / "resolv.conf"
+    path.write_bytes(b"nameserver fe80::1%" + zone + b"\nnameserver 10.0.0.1\n")
+    assert ResolvConf(path).servers(0.0) == (("10.0.0.1", 53),)
+
+
 def test_a_change_is_seen_within_a_second_of_asking(tmp_path: Path) -> None:
     path = tmp_path / "resolv.conf"
     path.write_text("nameserver 10.0.0.1\n")

@@ -1,12 +1,14 @@
 """The names answered locally; dnslib makes the queries and reads the replies."""
 
+import json
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from dnslib import EDNS0, QTYPE, RCODE, DNSQuestion, DNSRecord
 
 from gvproxy.config import Record, Zone
-from gvproxy.services import dnsmessage
+from gvproxy.errors import BadZoneError
+from gvproxy.services import dnsmessage, zonejson
 from gvproxy.services.zones import Zones
 
 from .naming import make_names
@@ -172,6 +174,39 @@ def test_what_is_added_comes_first() -> None:
     assert addresses(ask("crc-a-master-0.crc.testing", zones=zones)) == ["10.0.0.3"]
     zones.add(Zone("new."))
     assert [zone.name for zone in zones.all()] == ["apps-crc.testing.", "CRC.testing", "new."]
+
+
+def test_of_equal_records_one_is_kept() -> None:
+    first, second = (Record("b", IPv4Address(f"10.0.0.{n}")) for n in (1, 2))
+    zones = Zones([Zone("a.", (first, first))])
+    assert zones.all() == [Zone("a.", (first,))]
+    for _ in range(3):
+        zones.add(Zone("a.", (first, second, first)))
+        assert zones.all() == zones.added == [Zone("a.", (first, second))]
+    zones.add(Zone("a.", (second,)))
+    assert zones.all() == zones.added == [Zone("a.", (second, first))]
+
+
+def test_there_is_an_end_to_what_can_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = tuple(Record(name, FOUR) for name in "abc")
+    first, second = Zone("one.", some), Zone("two.", some[:1])
+    size = sum(len(json.dumps(zonejson.encode(zone))) for zone in (first, second))
+    monkeypatch.setattr("gvproxy.services.zones.MAX_BYTES", size)
+    zones = Zones([])
+    zones.add(first)
+    for more in (
+        Zone("two.", some[:2]),
+        Zone("one.", (Record("d", FOUR), Record("e", FOUR), Record("f", FOUR))),
+        Zone("t" * 99),
+        Zone("one.", (Record("d" * 99, FOUR),)),
+        Zone("one.", (Record("", FOUR, "d" * 99),)),
+    ):
+        with pytest.raises(BadZoneError, match=f"would be more than {size} bytes of JSON"):
+            zones.add(more)
+        assert zones.all() == zones.added == [first]
+        assert zones.find((b"d",), (b"one",)) is None
+    zones.add(first)
+    zones.add(second)
 
 
 def test_two_alike_from_the_start_are_one() -> None:
