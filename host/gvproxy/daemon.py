@@ -10,7 +10,7 @@ import signal
 import socket
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from importlib.metadata import version
 from math import inf
@@ -35,7 +35,13 @@ from gvproxy.ports.guests import OFFLOADS, Guests
 from gvproxy.ports.interfaces import Interfaces
 from gvproxy.ports.pipes import Pipes
 from gvproxy.ports.reception import Reception
-from gvproxy.process import descriptor_limit, pid_file, raise_descriptor_limit, resident_bytes
+from gvproxy.process import (
+    descriptor_limit,
+    log_held_back,
+    pid_file,
+    raise_descriptor_limit,
+    resident_bytes,
+)
 from gvproxy.services import dns, dnstcp
 from gvproxy.services.dhcp import DhcpServer
 from gvproxy.services.dns import DnsServer
@@ -112,8 +118,9 @@ async def _serve(config: Config, inherited: Sequence[Inherited]) -> int:
     daemon.deserted = lambda: end("its only guest has gone")
     with ExitStack() as stack:
         try:
-            await daemon.start()
-            stack.enter_context(pid_file(config.pid_file))
+            with nullcontext() if config.log_level == logging.DEBUG else log_held_back():
+                await daemon.start()
+                stack.enter_context(pid_file(config.pid_file))
             log.info("gvproxy %s is ready", version("vsock-tap"))
             notify("READY=1")
             log.info("ending (%s)", await stop)

@@ -1,14 +1,18 @@
-"""What the daemon asks of its own process: descriptors, memory, a pid file."""
+"""What the daemon asks of its own process: descriptors, memory, a pid file, its log."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from gvproxy.errors import StartError
 
 _DESCRIPTORS = 1 << 20
 """Where there is no limit: more than the tables of flows hold together."""
+_LINES = 4096
+"""How much of the log is held back."""
 _STATM = Path("/proc/self/statm")
 
 
@@ -40,6 +44,26 @@ def resident_bytes() -> int:
     except (OSError, ValueError, IndexError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def log_held_back() -> Iterator[None]:
+    """Log what happens meanwhile at the end, or with the first warning, and nothing if it fails.
+
+    For what fails has its own line to say, and it should be the only one.
+    """
+    root = logging.getLogger()
+    handlers = root.handlers
+    held = [MemoryHandler(_LINES, logging.WARNING, handler, False) for handler in handlers]
+    root.handlers = [*held]
+    try:
+        yield
+        for handler in held:
+            handler.flush()
+    finally:
+        root.handlers = handlers
+        for handler in held:
+            handler.close()
 
 
 @contextmanager
