@@ -454,6 +454,26 @@ def test_a_guest_that_does_not_read(guest: Guest, server: socket.socket) -> None
         assert sock.data.endswith(b"more")
 
 
+def test_the_socket_of_a_bulk_transfer_holds_more(guest: Guest, server: socket.socket) -> None:
+    """A megabyte on, its buffer has grown, and a few bytes still come at once."""
+    sock, outside = open_pair(guest, server)
+    with outside:
+        (flow,) = guest.tcp.open
+        piece = bytes(8000)
+
+        def buffer() -> int:
+            return flow._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+
+        while len(sock.data) <= module.BULK:
+            before = buffer()
+            outside.sendall(piece)
+            expected = len(sock.data) + len(piece)
+            guest.loop.until(lambda expected=expected: len(sock.data) == expected)
+        assert before < module.WIDE <= buffer()
+        outside.sendall(b"more")
+        guest.loop.until(lambda: sock.data.endswith(b"more"))
+
+
 def test_the_guests_end_waits_behind_what_is_kept(guest: Guest, server: socket.socket) -> None:
     sock, outside = open_pair(guest, server)
     with outside:
