@@ -4,7 +4,7 @@
              │
            dhcp.Client ── Session drives it; its leases go, in order, to `_apply_leases`
                                             │
-                                   network, resolvconf, systemd
+                                   network, resolver, systemd
 
 The link may come and go at any time; tap, address, route and resolv.conf only follow leases.
 """
@@ -22,7 +22,7 @@ from dpkt.ethernet import ETH_TYPE_ARP, Ethernet
 
 from taplink.endpoint import EndpointError, programs_ended
 from taplink.framing import LinkError
-from taplink.notify import notifier
+from taplink.notify import feed_watchdog, notifier
 from taplink.tap import Tap, open_tap
 from taplink.text import reason
 from taplink.vnet import format_offload
@@ -33,15 +33,15 @@ from vsock_tap.lease import Lease
 from vsock_tap.link import Backoff, Link, open_link
 from vsock_tap.network import Network
 from vsock_tap.relay import Relay
-from vsock_tap.resolvconf import ResolvConf
+from vsock_tap.resolvers import choose
 
 log = logging.getLogger(__name__)
 
 COMPLAINT_INTERVAL = 60.0  # seconds
 FLUSH_TIMEOUT = 1.0
+"""Seconds the last frame, a DHCPRELEASE, may take to leave."""
 PROGRAM_PATIENCE = 3.0
 """Seconds for a program whose guest we were to end by itself."""
-"""Seconds the last frame, a DHCPRELEASE, may take to leave."""
 
 
 class Session:
@@ -120,8 +120,8 @@ class Agent:
         self._config = config
         self._rng = random.Random()
         self._network = Network(config.interface)
-        self._resolv_conf = ResolvConf(config.resolv_conf, config.state_directory)
-        self._claimed = False  # resolv.conf is this agent's to look after
+        self._resolver = choose(config.resolv_conf, config.interface, config.state_directory)
+        self._claimed = False  # names are this agent's to look after
         self._notify = notifier()
         self._leases: asyncio.Queue[Event] = asyncio.Queue()
         self._lease: Lease | None = None  # in effect
@@ -136,9 +136,11 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        feed_watchdog(self._notify, loop)
+        self._status("no link yet")
         with open_tap(self._config.interface, preexisting=self._config.preexisting) as tap:
             try:
-                self._claim_resolv_conf()
+                await self._claim_resolver()
                 await self._set_up(tap)
                 await self._work(tap, stop)
             finally:
@@ -260,13 +262,13 @@ class Agent:
         if renewed:
             log.debug("lease %s again", lease)
             return
-        log.info("lease %s", lease)
+        log.info("lease %s", lease, extra={"ADDRESS": str(address), "ROUTER": str(lease.router)})
         route = f"default route by {lease.router}"
         if lease.router is None:
             route = f"no default route (the lease has no router in {address.network})"
         log.info("address %s, %s, MTU %d", address, route, mtu)
         self._lease = lease
-        self._write_resolv_conf(lease)
+        await self._tell_resolver(lease)
         self._notify("READY=1")
         self._status(f"lease {lease}")
 
@@ -305,36 +307,31 @@ class Agent:
         offered = lease.mtu if lease.mtu is not None and lease.mtu >= MIN_MTU else None
         return min(self._config.mtu or offered or DEFAULT_MTU, offered or MAX_MTU, MAX_MTU)
 
-    def _claim_resolv_conf(self) -> None:
-        self._claimed = self._resolv_conf.claim()
+    async def _claim_resolver(self) -> None:
+        self._claimed = self._resolver.claim()
         if self._claimed:
-            self._restore_resolv_conf("left behind by an agent that did not end well")
+            await self._restore_resolver("left behind by an agent that did not end well")
         else:
-            path = self._config.resolv_conf
-            log.info("%s is looked after by another agent, and left alone", path)
+            log.info("%s is looked after by another agent, and left alone", self._resolver)
 
-    def _write_resolv_conf(self, lease: Lease) -> None:
+    async def _tell_resolver(self, lease: Lease) -> None:
         if not (self._claimed and lease.nameservers):
             return
         try:
-            self._resolv_conf.write(lease.nameservers, lease.search)
+            await asyncio.to_thread(self._resolver.write, lease.nameservers, lease.search)
         except OSError as error:
-            log.error("%s is not written: %s", self._config.resolv_conf, _describe(error))
+            log.error("%s is not written: %s", self._resolver, _describe(error))
             return
         servers = ", ".join(str(address) for address in lease.nameservers)
-        log.info("names are looked up at %s", servers)
+        log.info("names are looked up at %s, by %s", servers, self._resolver)
 
-    def _restore_resolv_conf(self, why: str) -> None:
+    async def _restore_resolver(self, why: str) -> None:
         try:
-            if self._resolv_conf.restore():
-                log.info("%s is restored: %s", self._config.resolv_conf, why)
+            if await asyncio.to_thread(self._resolver.restore):
+                log.info("%s is restored: %s", self._resolver, why)
         except OSError as error:
-            log.error(
-                "%s is not restored: %s; the original is kept in %s",
-                self._config.resolv_conf,
-                _describe(error),
-                self._resolv_conf.state_directory,
-            )
+            text = "%s is not restored: %s%s"
+            log.error(text, self._resolver, _describe(error), self._resolver.kept)
 
     # The end
 
@@ -346,8 +343,8 @@ class Agent:
             log.debug("nothing to remove: %s", error)
         finally:
             if self._claimed:
-                self._restore_resolv_conf("the agent ends")
-                self._resolv_conf.release()
+                await self._restore_resolver("the agent ends")
+                self._resolver.release()
             await programs_ended(PROGRAM_PATIENCE)
 
     def _status(self, text: str) -> None:

@@ -1,21 +1,23 @@
 """The command `vsock-tap`: its flags, its log, its exit status.
 
 The flags are gvforwarder's, in whose place the command stands; `taplink.flags` says how they are
-written.
+written.  A settings file (`settings`) stands before what the command line says.
 """
 
+import argparse
 import asyncio
 import logging
-import os
-import socket
 import sys
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 
 from taplink import flags
 from taplink.endpoint import parse_peer
 from taplink.flags import checked
+from taplink.journal import log_handler
+from taplink.notify import notifier
 from taplink.tap import TapError, check_name
-from vsock_tap import config
+from vsock_tap import check, config, modules, settings
 from vsock_tap.agent import Agent
 from vsock_tap.config import Config
 from vsock_tap.errors import AgentError
@@ -70,12 +72,40 @@ def _parser() -> flags.Parser:
     )
     parser.add_switch("--preexisting", "take a tap that exists; one with an address keeps it")
     parser.add_switch("--debug", "log more")
+    add(
+        "--config",
+        metavar="FILE",
+        help="read settings from FILE, lines such as mtu = 4000, which flags override "
+        f"({' or '.join(map(str, settings.FILES))}, if there)",
+    )
+    parser.add_switch("--check", "say what would be done, and do nothing")
     return parser
 
 
+_COMMAND_LINE_ONLY = ("config", "check", "help", "h", "version", "v")
+
+
 def parse_arguments(arguments: Sequence[str]) -> Config:
-    """Read the command line; exits with status 1 and one line where it is wrong."""
-    values = _parser().read(arguments)
+    """Read the command line and the settings file; exits with status 1 and one line for errors."""
+    parser = _parser()
+    values = parser.read(arguments)
+    path = settings.find() if values.config is None else Path(values.config)
+    if path is None or values.config == "":
+        return _config(values, None)
+    given = []
+    try:
+        for place, name, value in settings.read(path):
+            if name in _COMMAND_LINE_ONLY:
+                raise ValueError(f"{place}: {name} is for the command line only")
+            given.append(f"--{name}={value}")
+            parser.place = place
+            parser.read(given[-1:])
+    except ValueError as error:
+        flags.fail(PROGRAM, error)
+    return _config(parser.read([*given, *arguments]), path)
+
+
+def _config(values: argparse.Namespace, path: Path | None) -> Config:
     return Config(
         endpoint=values.url,
         interface=values.iface,
@@ -84,19 +114,27 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
         preexisting=values.preexisting,
         stop_if_exist=values.stop_if_exist,
         debug=values.debug,
+        check=values.check,
+        settings=path,
     )
 
 
 def main() -> None:
     """Run the agent until SIGTERM or SIGINT."""
     with flags.errors_in_one_line(PROGRAM, log, AgentError, TapError):
-        settings = parse_arguments(sys.argv[1:])
-        _set_up_log(settings.debug)
-        for _, name in socket.if_nameindex():
-            if name in settings.stop_if_exist:
-                log.info("the interface %s exists (-stop-if-exist): nothing to do", name)
-                return
-        _run(Agent(settings).run())
+        configured = parse_arguments(sys.argv[1:])
+        if configured.check:
+            sys.exit(check.report(configured))
+        _set_up_log(configured)
+        if (name := check.reason_to_stop(configured)) is not None:
+            text = f"the interface {name} exists (-stop-if-exist): nothing to do"
+            log.info(text)
+            # A service that ends before it was ready has failed.
+            notifier()(f"READY=1\nSTATUS={text}")
+            return
+        for complaint in modules.load(configured.endpoint):
+            log.warning(complaint)
+        _run(Agent(configured).run())
 
 
 def _run(agent: Coroutine[object, object, None]) -> None:
@@ -109,11 +147,12 @@ def _run(agent: Coroutine[object, object, None]) -> None:
         runner.run(agent)
 
 
-def _set_up_log(debug: bool) -> None:
-    # The journal has a clock of its own.
-    stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
-    logging.basicConfig(format=f"{stamp}%(levelname)s %(message)s", level=logging.INFO)
-    log.setLevel(logging.DEBUG if debug else logging.INFO)  # not pyroute2's, of every message
+def _set_up_log(configured: Config) -> None:
+    text = "%(asctime)s %(levelname)s %(message)s"
+    handler = log_handler(PROGRAM, text, INTERFACE=configured.interface)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    # Not pyroute2's, which logs every message.
+    log.setLevel(logging.DEBUG if configured.debug else logging.INFO)
 
 
 if __name__ == "__main__":

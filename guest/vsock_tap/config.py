@@ -32,8 +32,11 @@ class Config:
     preexisting: bool = False
     stop_if_exist: tuple[str, ...] = ()
     debug: bool = False
+    check: bool = False
+    settings: Path | None = None
+    """The settings file that was read."""
     resolv_conf: Path = Path("/etc/resolv.conf")
-    state_directory: Path = Path("/run/vsock-tap")
+    state_directory: Path = Path("/var/lib/vsock-tap")
 
 
 def parse_mac(text: str) -> str:

@@ -2,8 +2,8 @@
 
 The original, be it a file, a symbolic link (systemd-resolved's) or nothing, is set aside in the
 state directory before the file is first written.  It comes back when the agent ends; after a
-crash, when the next agent begins.  What somebody else has written in the meantime is theirs and
-stays: the agent only replaces what begins with its own first line.
+crash, be it the machine's, when the next agent begins.  What somebody else has written in the
+meantime is theirs and stays: the agent only replaces what begins with its own first line.
 
 A write is atomic, by a new file renamed over the old one.  In a container /etc/resolv.conf is
 often a bind mount, which cannot be renamed over, or /etc is not writable; then it is written in
@@ -36,10 +36,16 @@ class ResolvConf:
 
     def __init__(self, path: Path, state_directory: Path) -> None:
         self._path = path
-        # Two machines may share /run and not /etc: containers and network namespaces do.
-        self._name = f"resolv.conf.{os.stat('/proc/self/ns/mnt').st_ino}"
+        self._name = f"resolv.conf.{_identity(path)}"
         self._lock: int | None = None
         self.state_directory = state_directory
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    @property
+    def kept(self) -> str:
+        return f"; the original is kept in {self.state_directory}"
 
     def claim(self) -> bool:
         """Look after the file from now until `release`; False where another agent does.
@@ -178,6 +184,19 @@ class ResolvConf:
         """Remove it, unless something is kept in it."""
         with contextlib.suppress(OSError):
             self.state_directory.rmdir()
+
+
+def _identity(path: Path) -> str:
+    """Return a name for the file, whatever its content: two machines may share all but /etc.
+
+    It is the folder's, for the file itself is replaced.  One that is mounted, as in containers and
+    network namespaces, is not, and may be another than the folder says.
+    """
+    place = os.path.realpath(path.parent) + f"/{path.name}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+        mounted = any(line.split()[4] == place for line in mounts)
+    there = os.stat(place if mounted else path.parent)
+    return f"{there.st_dev:x}.{there.st_ino:x}"
 
 
 def _copy(source: Path, target: Path) -> None:

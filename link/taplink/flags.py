@@ -48,6 +48,8 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             add_help=False,
         )
+        self.place = ""
+        """Where the arguments stand, for errors, when it is not the command line."""
         self.add_argument("--help", "--h", action="help", help="show this help")
         self.add_argument(
             "--version",
@@ -78,7 +80,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print one line, without the usage, and exit with status 1, not 2."""
         # argparse names flags as they were added.
-        fail(self.prog, _TWO_DASHES.sub("-", message.removeprefix("argument ")))
+        text = _TWO_DASHES.sub("-", message.removeprefix("argument "))
+        fail(self.prog, f"{self.place}: {text}" if self.place else text)
 
 
 def checked(parse: Callable[[str], T]) -> Callable[[str], T]:

@@ -1,33 +1,47 @@
-"""Tells systemd how a daemon is doing (sd_notify(3)), through systemd-python where installed."""
+"""Tells systemd how a daemon is doing, by the protocol of sd_notify(3).
+
+Not through systemd-python: a unit of Type=notify must come up without it, too.
+"""
 
 import logging
 import os
+import socket
+from asyncio import AbstractEventLoop
 from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-
-def notifier() -> Callable[[str], None]:
-    """Return what sends a notification such as `READY=1`; it does nothing outside systemd.
-
-    Logs, once, when systemd waits for notifications that cannot be sent.
-    """
-    if "NOTIFY_SOCKET" not in os.environ:
-        return _ignore
-    try:
-        from systemd.daemon import notify
-    except ImportError:
-        log.warning("systemd is not notified: systemd-python is not installed")
-        return _ignore
-    return lambda state: _send(notify, state)
+Notify = Callable[[str], None]
 
 
-def _send(notify: Callable[[str], object], state: str) -> None:
-    try:
-        notify(state)
-    except OSError as error:
-        log.debug("systemd is not notified: %s", error)
+def notifier() -> Notify:
+    """Return what sends a notification such as `READY=1`; it does nothing outside systemd."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path.startswith(("/", "@")):
+        return lambda state: None
+    address = f"\0{path[1:]}" if path.startswith("@") else path
+
+    def notify(state: str) -> None:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.setblocking(False)
+                sock.sendto(state.encode(), address)
+        except OSError as error:
+            log.debug("systemd is not notified: %s", error)
+
+    return notify
 
 
-def _ignore(state: str) -> None:
-    pass
+def feed_watchdog(notify: Notify, loop: AbstractEventLoop) -> None:
+    """Tell systemd's watchdog, where it is set, that the loop runs, for as long as it does."""
+    own = str(os.getpid())
+    period = os.environ.get("WATCHDOG_USEC", "")
+    if not period.isdecimal() or os.environ.get("WATCHDOG_PID", own) != own:
+        return
+    interval = int(period) / 2e6  # half of it (sd_watchdog_enabled(3))
+
+    def feed() -> None:
+        notify("WATCHDOG=1")
+        loop.call_later(interval, feed)
+
+    feed()

@@ -5,6 +5,8 @@ import fcntl
 import os
 import resource
 import stat
+import subprocess
+import sys
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -139,6 +141,37 @@ def test_a_claim_ends_with_the_process(machine: Machine) -> None:
     agent.release()
     assert picture(machine) == before
     assert not machine.state.exists()
+
+
+@pytest.mark.root
+def test_a_service_has_other_mounts_each_time_it_starts(machine: Machine) -> None:
+    machine.path.write_text("original\n")
+    crashing = f"""
+import os
+from ipaddress import IPv4Address
+from pathlib import Path
+from vsock_tap.resolvconf import ResolvConf
+agent = ResolvConf(Path({str(machine.path)!r}), Path({str(machine.state)!r}))
+assert agent.claim()
+agent.write([IPv4Address("192.168.127.1")], [])
+os._exit(0)
+"""
+    subprocess.run(["unshare", "--mount", sys.executable, "-c", crashing], check=True)
+    assert machine.path.read_text() != "original\n"
+    agent = machine.agent()
+    assert agent.claim()
+    assert agent.restore()
+    agent.release()
+    assert machine.path.read_text() == "original\n"
+
+
+def test_files_of_other_folders_are_other_files(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "netns").mkdir()
+    first, second = machine.agent(), ResolvConf(tmp_path / "netns/resolv.conf", machine.state)
+    assert first.claim()
+    assert second.claim()
+    first.release()
+    second.release()
 
 
 def test_a_lock_released_while_it_is_taken(

@@ -1,0 +1,63 @@
+"""Which kernel modules the link and the tap need on this machine, and loading them.
+
+udev loads a transport of vsock when it finds its device, and the kernel the rest, but not in every
+container, initramfs or minimal system.  What is built in needs no loading, and modprobe knows.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from taplink.endpoint import Endpoint, Scheme
+from taplink.tap import DEVICE
+
+LOCAL_CID = 1
+"""VMADDR_CID_LOCAL, this machine itself (linux/vm_sockets.h)."""
+_TIMEOUT = 10.0
+_PROGRAMS = "/usr/sbin:/sbin"
+
+
+def transport(cid: int | None, root: Path = Path("/")) -> tuple[str, str]:
+    """Return what machine this is, for people, and the module that has its way to `cid`."""
+    if cid == LOCAL_CID:
+        return "loopback", "vsock_loopback"
+    if (root / "sys/bus/vmbus").exists():
+        return "Hyper-V", "hv_sock"
+    try:
+        vendor = (root / "sys/class/dmi/id/sys_vendor").read_text()
+    except OSError:
+        vendor = ""
+    if vendor.startswith("VMware"):
+        return "VMware", "vmw_vsock_vmci_transport"
+    return "KVM or alike", "vmw_vsock_virtio_transport"
+
+
+def missing(endpoint: Endpoint, root: Path = Path("/")) -> list[str]:
+    """Return the modules that are needed and not known to be there."""
+    names = []
+    if not (root / DEVICE[1:]).exists():
+        names.append("tun")
+    if endpoint.scheme is Scheme.VSOCK:
+        names += ["vsock", transport(endpoint.cid, root)[1]]
+    return [name for name in names if not (root / "sys/module" / name).exists()]
+
+
+def load(endpoint: Endpoint) -> list[str]:
+    """Load what is missing; returns a line on each module that cannot be loaded."""
+    return [text for name in missing(endpoint) if (text := _load(name))]
+
+
+def _load(name: str) -> str:
+    path = f"{os.environ.get('PATH', '')}:{_PROGRAMS}"
+    modprobe = shutil.which("modprobe", path=path)
+    if modprobe is None:
+        return f"the module {name} is not loaded: there is no modprobe"
+    try:
+        done = subprocess.run([modprobe, name], capture_output=True, text=True, timeout=_TIMEOUT)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"the module {name} is not loaded: {error}"
+    if not done.returncode:
+        return ""
+    lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+    return f"the module {name} is not loaded: {lines[-1]}"

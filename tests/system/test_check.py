@@ -1,0 +1,60 @@
+"""`vsock-tap -check` says what would be done, does nothing, and fails where it could not be."""
+
+import pytest
+
+from tests.lab.network import World
+from tests.lab.programs import VSOCK_TAP
+
+pytestmark = [pytest.mark.root, pytest.mark.system]
+
+URL = ("-url", "unix:///run/network.sock")
+
+
+def test_what_would_be_done(world: World) -> None:
+    host = world.host
+    settings = world.folder / "settings"
+    settings.write_text("mtu = 4000\n")
+    before = host.run("ip", "-json", "link")
+    done = host.try_run(VSOCK_TAP, "-check", *URL, "-config", settings)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert lines == {
+        "settings": str(settings),
+        "host": "unix:///run/network.sock",
+        "interface": "tap0 would be made, MAC 5a:94:ef:e4:0c:ee, MTU 4000 at most",
+        "names": lines["names"],
+    }
+    assert lines["names"].startswith("by ")
+    assert host.run("ip", "-json", "link") == before
+
+
+def test_what_is_in_the_way(world: World) -> None:
+    host = world.host
+    host.run("ip", "tuntap", "add", "tap7", "mode", "tap")
+    host.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other")
+
+    def problems(*flags: str, status: int = 1) -> list[str]:
+        done = host.try_run(VSOCK_TAP, "-check", "-config", "", *URL, *flags)
+        assert (done.returncode, done.stderr) == (status, "")
+        return [line for line in done.stdout.splitlines() if line.startswith(("problem", "but"))]
+
+    stop = "but        eth0 exists (-stop-if-exist): it would end at once"
+    assert problems(status=0) == [stop]
+    assert problems("-stop-if-exist", "", "-iface", "tap7") == [
+        "problem    tap7 exists already (-preexisting takes a tap that does)"
+    ]
+    assert problems("-stop-if-exist", "", "-preexisting") == [
+        "problem    tap0 does not exist (-preexisting)"
+    ]
+    assert problems("-stop-if-exist", "", "-preexisting", "-iface", "eth0") == [
+        "problem    eth0 is no tap"
+    ]
+    assert problems("-stop-if-exist", "", "-preexisting", "-iface", "tap7", status=0) == []
+
+
+def test_without_the_right_to(world: World) -> None:
+    done = world.host.try_run(
+        *("setpriv", "--bounding-set", "-net_admin", VSOCK_TAP, "-check", *URL, "-config", "")
+    )
+    assert done.returncode == 1
+    assert "problem    CAP_NET_ADMIN is missing: interfaces cannot be set up" in done.stdout
