@@ -12,6 +12,7 @@ last link's offloads, helps nobody.
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -28,6 +29,8 @@ BATCH = 256 * 1024
 differs by less than the noise of two runs, so it is the smaller burst that counts."""
 RECEIVE = 512 * 1024
 """Bytes one wake-up may take from the link."""
+LAST_READS = 64
+"""How often a broken link is read before it is given up; it does not hold that much."""
 STALE_FRAMES = 65536
 """A tap's queue is `txqueuelen` long; more than this is not its queue but traffic."""
 MAX_DHCP_FRAME = 1600
@@ -216,7 +219,7 @@ class Relay:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            self._end(error)
+            self._loop.call_soon(self._broken, error)
             return
         if sent < len(data):
             self._unsent = data[sent:]
@@ -231,7 +234,7 @@ class Relay:
         except BlockingIOError:
             return
         except OSError as error:
-            self._end(error)
+            self._loop.call_soon(self._broken, error)
             return
         if sent < len(self._unsent):
             self._unsent = self._unsent[sent:]
@@ -240,6 +243,15 @@ class Relay:
         self._flushed.set()
         self._loop.remove_writer(self._sock.fileno())
         self._loop.add_reader(self._tap.fd, self._on_tap)
+
+    def _broken(self, error: OSError) -> None:
+        """End, but for what the host said before it closed: resets of what it had to end."""
+        if self._ended.done():
+            return
+        with contextlib.suppress(OSError, EOFError, LinkError):
+            for _ in range(LAST_READS):
+                self._deliver(self._reader.receive(self._sock))
+        self._end(error)
 
     def _on_link(self) -> None:
         try:

@@ -114,11 +114,15 @@ class GuestPort(ABC):
         try:
             self._write()
         except OSError as error:
-            self.close(reason(error))
+            self._loop.call_soon(self._broken, reason(error))
             return
         if self.congested and self._size < LOW_WATER:
             self.congested = False
             self._stack.port_ready(self, self._loop.time())
+
+    def _broken(self, why: str) -> None:
+        """End, when the guest does not take frames any more."""
+        self.close(why)
 
     @abstractmethod
     def _write(self) -> None:

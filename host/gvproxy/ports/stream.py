@@ -20,6 +20,8 @@ from taplink.vnet import Offload
 T = TypeVar("T")
 
 MAX_BUFFERS = 1024  # Linux: UIO_MAXIOV
+LAST_READS = 64
+"""How often a guest that takes nothing is read before it is given up; a link holds less."""
 EARLY = 24 << 10
 """Bytes that do not wait for the end of their batch where frames are complete: making them took
 some 50 µs, and the guest reads them while more are made.  That is a third more at one segment in a
@@ -71,18 +73,27 @@ class StreamPort(GuestPort):
         if self._reader is not None:
             self._take(self._reader.receive, self._sock)
 
-    def _take(self, read: Callable[[T], list[memoryview]], source: T) -> None:
+    def _take(self, read: Callable[[T], list[memoryview]], source: T) -> bool:
+        """Take what can be read; tells whether there was anything."""
         try:
             frames = read(source)
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except EOFError:
             self.close("the guest has closed its end")
-            return
+            return False
         except (LinkError, OSError) as error:
             self.close(reason(error))
-            return
+            return False
         self.received(frames)
+        return True
+
+    def _broken(self, why: str) -> None:
+        """End, but for what the guest said before it closed: a lease given back, say."""
+        for _ in range(LAST_READS):
+            if self._reader is None or not self._take(self._reader.receive, self._sock):
+                break
+        self.close(why)
 
     # Out
 
