@@ -10,6 +10,7 @@ import logging
 import socket
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
+from math import inf
 
 from gvproxy.complaint import Complaint
 from gvproxy.ports.guestport import Closed
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 GREETING = b"VFKT"
 """What vfkit sends first, and which is no frame."""
 RETRY_INTERVAL = 0.001  # seconds
+SEARCH_INTERVAL = 1.0
+"""Seconds between two searches for guests that have left, when there is no room for another."""
 
 Address = str | bytes
 """Of a unix socket; bytes are an abstract one."""
@@ -83,6 +86,7 @@ class DatagramListener:
         self._attach = attach
         self._ports: dict[Address, DatagramPort] = {}
         self._complaint = Complaint(log)
+        self._searched_at = -inf
         loop.add_reader(sock.fileno(), self._readable)
 
     def close(self) -> None:
@@ -116,6 +120,30 @@ class DatagramListener:
             return None
         self._ports = {name: port for name, port in self._ports.items() if not port.gone}
         port = self._attach(self._sock, peer)
+        if port is None and self._search():
+            port = self._attach(self._sock, peer)
         if port is not None:
             self._ports[peer] = port
         return port
+
+    def _search(self) -> bool:
+        """Let the guests go whose sockets are closed, and tell whether there were any."""
+        now = self._loop.time()
+        if now < self._searched_at + SEARCH_INTERVAL:
+            return False
+        self._searched_at = now
+        left = [port for name, port in self._ports.items() if not _is_there(name)]
+        for port in left:
+            port.close("the guest has closed its socket")
+        return bool(left)
+
+
+def _is_there(peer: Address) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+        try:
+            sock.connect(peer)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            pass  # it is connected to us, and takes nothing from others
+    return True

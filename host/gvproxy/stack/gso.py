@@ -44,7 +44,7 @@ def complete(
             yield from _cut_tcp(header, payload, size, start)
         return
     if kind == vnet.GSO_UDP_L4 and 0 < size < len(payload):
-        if len(payload) <= size * MAX_GUEST_SEGMENTS and _is_udp(header, start):
+        if len(payload) <= size * MAX_GUEST_SEGMENTS and _is_udp(header, start, size):
             yield from _cut_udp(header, payload, size, start)
         return
     field = start + offset
@@ -59,8 +59,11 @@ def _is_tcp(header: bytes, kind: int, start: int, size: int) -> bool:
     return _version(header, start) == (4 if kind == vnet.GSO_TCPV4 else 6)
 
 
-def _is_udp(header: bytes, start: int) -> bool:
-    return len(header) == start + udp.SIZE and _version(header, start) != 0
+def _is_udp(header: bytes, start: int, size: int) -> bool:
+    """Tell whether UDP is all that follows `start`, and a piece of `size` makes a packet."""
+    if len(header) != start + udp.SIZE or len(header) - _IP + size > ipv4.MAX_PACKET:
+        return False
+    return _version(header, start) != 0
 
 
 def _version(header: bytes, start: int) -> int:

@@ -86,6 +86,8 @@ class Sessions:
         if start + length != end or not given or end > len(frame):
             return False
         size = length - udp.SIZE
+        if size <= 0:
+            return False
         if not (offset and frame[0] & _TRUSTED):
             if not valid(ones_sum(frame, length, start) + session.pseudo + length):
                 return False
@@ -121,7 +123,7 @@ class Sessions:
             self._leave(session, now)
 
     def flush(self, now: float) -> None:
-        """Let all runs leave, at the end of the batch."""
+        """Let all runs leave: at the end of the batch, and before what goes the long way."""
         if self._gathering:
             for session in self._gathering:
                 if session.run:

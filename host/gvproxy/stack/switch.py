@@ -1,6 +1,7 @@
 """The Ethernet switch: which MAC is behind which port, and frames from one guest to another."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from math import inf
@@ -14,11 +15,15 @@ from taplink import vnet
 log = logging.getLogger(__name__)
 
 MAX_STATIONS = 1024
+"""Of all ports together; when they are all there, each port has its share of them."""
 AGEING = 300.0  # IEEE 802.1D-2004, table 7-5
 AGEING_INTERVAL = 1.0
 """Seconds between two searches of a full table: one takes 0.1 ms, and MACs cost a guest nothing."""
 FLOOD_RATE = 1000.0
-"""Frames a second from one port that go to all others, each of which they cost as much again."""
+"""Frames a second from one port that go to all others, each of which they cost as much again.
+
+A super-frame is as many as may have to be made of it.
+"""
 FLOOD_BURST = 1000.0
 _VLAN_TAG = 4
 
@@ -36,7 +41,9 @@ class Switch:
         self._counters = counters
         self._numbers = count()
         self._aged_at = -inf
+        self._held: Counter[Port] = Counter()  # stations behind each port
         self._moved = Complaint(log)
+        self._refused = Complaint(log)
         self._flooded = Complaint(log)
         self._floods: dict[int, tuple[float, float]] = {}  # by port: frames left, and as of when
 
@@ -68,28 +75,56 @@ class Switch:
         """Return the station for a source address; None when there is no place for another."""
         station = self.stations.get(mac)
         if station is None:
-            if len(self.stations) >= MAX_STATIONS:
-                self._age(now)
-                if len(self.stations) >= MAX_STATIONS:
-                    self._counters.stations_refused += 1
-                    return None
+            if len(self.stations) >= MAX_STATIONS and not self._make_room(port, now):
+                self._counters.stations_refused += 1
+                text = "no place for %s of port %d: there are %d MAC addresses"
+                self._refused.make(
+                    now, text, ethernet.format_mac(mac), port.number, len(self.stations)
+                )
+                return None
             station = self.stations[mac] = Station(mac, port, now)
+            self._held[port] += 1
             self.appeared(mac, port)
         elif station.port is not port:
-            text = "%s moved to port %d"
-            self._moved.make(now, text, ethernet.format_mac(mac), port.number)
+            if station.port.attached:  # else its guest has come back
+                text = "%s moved to port %d"
+                self._moved.make(now, text, ethernet.format_mac(mac), port.number)
+            self._let_go(station.port)
+            self._held[port] += 1
             station.port = port
             self.appeared(mac, port)
         station.seen = now
         return station
 
+    def _make_room(self, port: Port, now: float) -> bool:
+        """Make room for another station behind `port`; False where it has its share already."""
+        self._age(now)
+        if len(self.stations) < MAX_STATIONS:
+            return True
+        ports = len(self._held) + (port not in self._held)
+        if self._held.get(port, 0) >= MAX_STATIONS // ports:
+            return False
+        ((most, _),) = self._held.most_common(1)
+        theirs = (station for station in self.stations.values() if station.port is most)
+        self._forget(min(theirs, key=lambda station: station.seen))
+        return True
+
     def _age(self, now: float) -> None:
         if now < self._aged_at + AGEING_INTERVAL:
             return
         self._aged_at = now
-        for mac, station in list(self.stations.items()):
+        for station in list(self.stations.values()):
             if station.seen + AGEING < now or not station.port.attached:
-                del self.stations[mac]
+                self._forget(station)
+
+    def _forget(self, station: Station) -> None:
+        del self.stations[station.mac]
+        self._let_go(station.port)
+
+    def _let_go(self, port: Port) -> None:
+        self._held[port] -= 1
+        if not self._held[port]:
+            del self._held[port]
 
     def forward(self, port: Port, frame: memoryview, now: float) -> None:
         """Deliver a frame of `port` to the station it is for, or to all others."""
@@ -101,20 +136,20 @@ class Switch:
                 if station.port is not port:
                     self._deliver(station.port, frame, offset)
                 return
-        if len(self.ports) > 1 and self._may_flood(port, now):
+        if len(self.ports) > 1 and self._may_flood(port, _pieces(frame, offset), now):
             for other in list(self.ports.values()):
                 if other is not port:
                     self._deliver(other, frame, offset)
 
-    def _may_flood(self, port: Port, now: float) -> bool:
+    def _may_flood(self, port: Port, count: int, now: float) -> bool:
         left, since = self._floods.get(port.number, (FLOOD_BURST, now))
         left = min(FLOOD_BURST, left + (now - since) * FLOOD_RATE)
-        if left < 1:
+        if left < count:
             self._counters.floods_refused += 1
             text = "port %d sends more than %d frames a second to everyone"
             self._flooded.make(now, text, port.number, FLOOD_RATE)
             return False
-        self._floods[port.number] = left - 1, now
+        self._floods[port.number] = left - count, now
         return True
 
     def _deliver(self, port: Port, frame: memoryview, offset: int) -> None:
@@ -137,6 +172,13 @@ class Switch:
             self._counters.oversized += 1
         else:
             port.send(vnet.PLAIN, header, payload)
+
+
+def _pieces(frame: memoryview, offset: int) -> int:
+    """Return how many frames may have to be made of one."""
+    if not offset or not frame[1]:
+        return 1
+    return 1 + len(frame) // max(frame[4] | frame[5] << 8, 1)
 
 
 def _takes(offload: int, kind: int) -> bool:

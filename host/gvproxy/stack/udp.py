@@ -84,6 +84,7 @@ class Udp:
                 return
             handler = self.forward
         if handler is not None:
+            self.sessions.flush(now)  # what came before leaves before
             for piece in pieces(data, size) if size else (data,):
                 handler(Datagram(packet, source_port, port, piece), now)
 

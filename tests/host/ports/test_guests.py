@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gvproxy.ports import guests
-from gvproxy.ports.datagram import DatagramListener
+from gvproxy.ports.datagram import GREETING, SEARCH_INTERVAL, DatagramListener
 from gvproxy.ports.guests import Guests, peer_of
 from tests.host.stack.bench import Bench, arp
 from tests.manual_loop import ManualLoop
@@ -106,5 +106,40 @@ def test_a_guest_of_datagrams_is_taken_once_there_is_room(
             loop.run()
             assert len(attached.ports) == expected - (expected == 2)
             port.close("it goes")
+        frames.close()
+    assert loop.idle
+
+
+def test_guests_of_datagrams_that_have_left_make_room(
+    few: tuple[Guests, ManualLoop], tmp_path: Path
+) -> None:
+    """Nothing told that they went, for nothing was sent to them."""
+    attached, loop = few
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as guest,
+    ):
+        listener.bind(str(tmp_path / "listener"))
+        listener.setblocking(False)
+        attach = partial(attached.attach_datagrams, dialect="vfkit")
+        frames = DatagramListener(loop.as_loop(), listener, attach)
+
+        def come(sock: socket.socket, name: str) -> list[str]:
+            sock.bind(str(tmp_path / name))
+            sock.connect(str(tmp_path / "listener"))
+            sock.send(GREETING)
+            loop.advance(SEARCH_INTERVAL)
+            loop.run()
+            return [port.peer for port in attached.ports]
+
+        for name in ("closed", "removed"):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as leaves:
+                before = come(leaves, name)
+        (tmp_path / "removed").unlink()
+        assert len(before) == 1, "there is room for one"
+        (peer,) = come(guest, "stays")
+        assert "stays" in peer
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+            assert come(other, "other") == [peer], "one that is there stays"
         frames.close()
     assert loop.idle

@@ -246,3 +246,9 @@ def test_datagrams_make_the_payload(family: int, size: int) -> None:
 def test_super_datagrams_that_make_no_sense(family: int, count: int, meta: bytes) -> None:
     header, payload = super_datagram(family, count)
     assert list(gso.complete(meta, header, payload)) == []
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_datagram_that_is_no_packet_is_dropped(family: int) -> None:
+    header, payload = super_datagram(family, 65_000)
+    assert list(gso.complete(udp_meta(family, 65_510), header, payload + bytes(600))) == []

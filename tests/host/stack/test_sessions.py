@@ -1,6 +1,7 @@
 """The short way of datagrams: which ones leave together, and which go the long way."""
 
 import random
+import struct
 from itertools import pairwise
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from gvproxy.stack import sessions
 from gvproxy.stack.sessions import MAX_PAYLOAD, MAX_SEGMENTS
 from gvproxy.stack.udp import Datagram
+from gvproxy.wire import ipv4
+from gvproxy.wire.checksum import checksum, ones_sum
 from taplink import vnet
 from taplink.vnet import Offload
 
@@ -28,16 +31,20 @@ class Outside:
         self.long: list[bytes] = []
         self.runs: list[tuple[list[int], int]] = []
         self.data = b""
+        self.heard: list[bytes] = []
+        """Every datagram, in the order in which they came."""
         bench.stack.udp.forward = self.forward
 
     def forward(self, datagram: Datagram, now: float) -> None:
         self.long.append(bytes(datagram.payload))
+        self.heard.append(self.long[-1])
         self._bench.stack.udp.remember(datagram, self.leave)
 
     def leave(self, run: list[memoryview], size: int, now: float) -> None:
         assert now == self._bench.now
         self.runs.append(([len(view) for view in run], size))
         self.data += b"".join(run)
+        self.heard += (bytes(piece) for view in run for piece in sessions.pieces(view, size))
 
 
 def met(offload: Offload = ALL, **options: object) -> tuple[Bench, Outside]:
@@ -83,6 +90,40 @@ def test_datagrams_of_one_size_leave_together(sizes: list[int], runs: list[list[
     assert outside.data == data
     assert outside.long == []
     assert bench.counters.udp_in == 1 + len(sizes)
+
+
+def fragments(frame: bytes) -> list[bytes]:
+    """Cut a frame's packet into fragments of 1480 bytes."""
+    header, body = frame[:UDP], frame[UDP:]
+    frames = []
+    for start in range(0, len(body), 1480):
+        piece = body[start : start + 1480]
+        more = ipv4.MORE_FRAGMENTS if start + 1480 < len(body) else 0
+        packet = bytearray(header[IP:])
+        struct.pack_into("!H2xH", packet, 2, ipv4.SIZE + len(piece), start >> 3 | more)
+        struct.pack_into("!H", packet, 10, 0)
+        struct.pack_into("!H", packet, 10, checksum(ones_sum(packet, ipv4.SIZE)))
+        frames.append(header[:IP] + packet + piece)
+    return frames
+
+
+@pytest.mark.parametrize("late", [b"END", b"", b"a" * 3600])
+@pytest.mark.parametrize("before", [0, 1, 10])
+def test_what_goes_the_long_way_does_not_overtake(late: bytes, before: int) -> None:
+    """Small, empty and fragmented datagrams behind larger ones."""
+    bench, outside = met()
+    outside.heard.clear()
+    bench.give(*[out(b"x" * 100)] * before, *fragments(out(late)), out(b"y" * 100), meta=VALID)
+    assert outside.heard == [b"x" * 100] * before + [late, b"y" * 100]
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_an_empty_datagram_in_a_padded_frame(before: int) -> None:
+    bench, outside = met()
+    outside.heard.clear()
+    padded = out(b"") + bytes(40)
+    bench.give(*[out(b"x" * 100)] * before, padded, out(b"y" * 100), meta=VALID)
+    assert outside.heard == [b"x" * 100] * before + [b"", b"y" * 100]
 
 
 def test_a_batch_of_several_flows_keeps_each_ones_order() -> None:

@@ -176,18 +176,68 @@ def test_a_full_table_forgets_the_stations_of_ports_that_went() -> None:
     assert set(bench.stack.switch.stations) == {MAC}
 
 
-def test_a_full_table_is_searched_once_a_second() -> None:
+def test_a_full_table_is_searched_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search takes a tenth of a millisecond, and a guest has a new MAC in every frame."""
+    monkeypatch.setattr(switch, "AGEING", 0.5)
     bench = Bench()
-    gone = bench.attach()
     for mac in macs(switch.MAX_STATIONS):
-        bench.give(arp(OTHER, mac=mac), port=gone)
-    bench.give(echo())
-    bench.stack.detach(gone, bench.now)
+        bench.give(arp(OTHER, mac=mac))
+    assert bench.give(echo()) == []
     bench.now += 0.9
     assert bench.give(echo()) == []
     bench.now += 0.1
     assert bench.give(echo()) != []
+
+
+def test_a_guest_with_very_many_addresses_keeps_nobody_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench()
+    other, third = bench.attach(), bench.attach()
+    flood = macs(switch.MAX_STATIONS + 5)
+    for mac in flood:
+        bench.give(arp(OTHER, mac=mac), port=other)
+    mac = ethernet.format_mac(flood[switch.MAX_STATIONS])
+    assert caplog.messages[1:] == [f"no place for {mac} of port 1: there are 1024 MAC addresses"]
+    assert bench.give(echo()) != []
+    bench.give(arp(OTHER, mac=OTHER_MAC), port=third)
+    known = bench.stack.switch.stations
+    assert {MAC, OTHER_MAC} < set(known)
+    assert flood[0] not in known, "the one seen longest ago"
+    for mac in flood:
+        bench.give(arp(OTHER, mac=mac), port=other)
+    assert {MAC, OTHER_MAC} < set(known)
+    assert len(known) == switch.MAX_STATIONS
+
+
+def test_shares_of_a_full_table_are_equal() -> None:
+    bench = Bench()
+    other = bench.attach()
+    for mac in macs(3000)[:1500]:
+        bench.give(arp(OTHER, mac=mac), port=other)
+    for mac in macs(3000)[1500:]:
+        bench.give(arp(OTHER, mac=mac))
+    ports = [station.port.number for station in bench.stack.switch.stations.values()]
+    assert (ports.count(0), ports.count(1)) == (512, 512)
+    assert sum(bench.stack.switch._held.values()) == switch.MAX_STATIONS
+    bench.stack.detach(other, bench.now)
+    bench.now += 1
+    bench.give(echo())
+    assert list(bench.stack.switch._held.values()) == [513]
+
+
+def test_who_comes_back_through_another_port_is_no_news(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench, other = pair()
+    third = bench.attach()
+    bench.give(arp(GUEST, sender=OTHER, mac=OTHER_MAC), port=third)
+    assert caplog.messages == ["5a:94:ef:e4:0c:ef moved to port 2"]
+    caplog.clear()
+    bench.now += 100
+    bench.stack.detach(third, bench.now)
+    bench.give(arp(GUEST, sender=OTHER, mac=OTHER_MAC), port=other)
+    assert caplog.messages == []
 
 
 # What they get
@@ -242,6 +292,18 @@ def test_floods_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == ["port 0 sends more than 1000 frames a second to everyone"]
     bench.give(arp(OUTSIDE, sender=OTHER, mac=OTHER_MAC), port=other)
     assert len(third.take()) == 1, "nobody pays for another"
+
+
+def test_a_super_frame_to_everyone_counts_as_what_is_made_of_it() -> None:
+    bench, _ = pair(ALL)
+    third = bench.attach()
+    frame = unfinished(tcp(bytes(48 * 100), to=b"\xff" * 6, destination=OTHER))
+    meta = needs_csum(kind=vnet.GSO_TCPV4, size=48)
+    bench.give(*[frame] * 50, meta=meta)
+    assert 800 <= len(third.take()) <= switch.FLOOD_BURST
+    assert bench.counters.floods_refused == 41
+    bench.give(*[frame] * 50, meta=needs_csum(kind=vnet.GSO_TCPV4, size=0))
+    assert third.take() == []
 
 
 def test_who_leaves_and_comes_back_begins_anew() -> None:
