@@ -3,7 +3,6 @@
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 from pyroute2 import IPRoute
 
@@ -11,9 +10,8 @@ from taplink.endpoint import Scheme
 from taplink.tap import DEVICE
 from taplink.text import reason
 from vsock_tap import modules, resolvers
+from vsock_tap.capability import CAP_NET_ADMIN, has_capability
 from vsock_tap.config import DEFAULT_MTU, Config
-
-_CAP_NET_ADMIN = 1 << 12  # linux/capability.h
 
 
 def reason_to_stop(config: Config) -> str | None:
@@ -50,7 +48,7 @@ def _plan(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _problems(config: Config) -> Iterator[str]:
-    if not _is_network_administrator():
+    if not has_capability(CAP_NET_ADMIN):
         yield "CAP_NET_ADMIN is missing: interfaces cannot be set up"
     try:
         os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
@@ -67,10 +65,3 @@ def _problems(config: Config) -> Iterator[str]:
         yield f"{name} is no tap"
     elif not config.preexisting and kinds:
         yield f"{name} exists already (-preexisting takes a tap that does)"
-
-
-def _is_network_administrator() -> bool:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) & _CAP_NET_ADMIN)
-    return True

@@ -79,10 +79,11 @@ def _parser() -> flags.Parser:
         f"({' or '.join(map(str, settings.FILES))}, if there)",
     )
     parser.add_switch("--check", "say what would be done, and do nothing")
+    parser.add_switch("--load-modules", "load the kernel modules that are needed, and do no more")
     return parser
 
 
-_COMMAND_LINE_ONLY = ("config", "check", "help", "h", "version", "v")
+_COMMAND_LINE_ONLY = ("config", "check", "load-modules", "help", "h", "version", "v")
 
 
 def parse_arguments(arguments: Sequence[str]) -> Config:
@@ -115,6 +116,7 @@ def _config(values: argparse.Namespace, path: Path | None) -> Config:
         stop_if_exist=values.stop_if_exist,
         debug=values.debug,
         check=values.check,
+        load_modules=values.load_modules,
         settings=path,
     )
 
@@ -134,6 +136,8 @@ def main() -> None:
             return
         for complaint in modules.load(configured.endpoint):
             log.warning(complaint)
+        if configured.load_modules:
+            return
         _run(Agent(configured).run())
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from taplink.endpoint import Endpoint, Scheme
 from taplink.tap import DEVICE
+from vsock_tap.capability import CAP_SYS_MODULE, has_capability
 
 LOCAL_CID = 1
 """VMADDR_CID_LOCAL, this machine itself (linux/vm_sockets.h)."""
@@ -44,7 +45,13 @@ def missing(endpoint: Endpoint, root: Path = Path("/")) -> list[str]:
 
 
 def load(endpoint: Endpoint) -> list[str]:
-    """Load what is missing; returns a line on each module that cannot be loaded."""
+    """Load what is missing; returns a line on each module that cannot be loaded.
+
+    Without the right to, such as in the service, which has had it done before, nothing is tried:
+    what is built in cannot always be seen.
+    """
+    if not has_capability(CAP_SYS_MODULE):
+        return []
     return [text for name in missing(endpoint) if (text := _load(name))]
 
 

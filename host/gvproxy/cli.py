@@ -15,6 +15,7 @@ from gvproxy import config as settings
 from gvproxy.config import Config, SshForward, configure
 from gvproxy.errors import ConfigError, GvproxyError
 from taplink import flags
+from taplink.journal import log_handler
 from taplink.text import reason
 
 log = logging.getLogger(__name__)
@@ -83,14 +84,18 @@ def _join_ssh_forwards(given: dict[str, Any]) -> None:
 
 
 def set_up_logging(level: int, log_file: Path | None) -> None:
-    """Send the log to `log_file`, appending, or to standard error; raises ConfigError."""
-    handler: logging.Handler = logging.StreamHandler()
+    """Send the log to `log_file`, appending, or to the journal or standard error.
+
+    Raises ConfigError.
+    """
+    handler = log_handler(PROGRAM, _LOG_FORMAT)
     if log_file is not None:
         try:
             handler = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
         except (OSError, ValueError) as error:
             raise ConfigError(f"-log-file {log_file} cannot be written: {reason(error)}") from error
-    logging.basicConfig(level=level, format=_LOG_FORMAT, handlers=[handler], force=True)
+        handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 def _parser() -> flags.Parser:

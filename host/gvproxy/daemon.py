@@ -66,7 +66,7 @@ from gvproxy.wire import ethernet
 from taplink import endpoint, upgrade
 from taplink.endpoint import Endpoint, EndpointError
 from taplink.framing import HYPERKIT, TAPLINK, Framing
-from taplink.notify import notifier
+from taplink.notify import feed_watchdog, notifier
 from taplink.text import reason
 from taplink.upgrade import Request
 from taplink.vnet import Offload
@@ -123,6 +123,7 @@ async def _serve(config: Config, inherited: Sequence[Inherited]) -> int:
                 stack.enter_context(pid_file(config.pid_file))
             log.info("gvproxy %s is ready", version("vsock-tap"))
             notify("READY=1")
+            feed_watchdog(notify, loop)
             log.info("ending (%s)", await stop)
             notify("STOPPING=1")
         finally:

@@ -66,6 +66,7 @@ def modprobe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(programs))
     monkeypatch.setattr(modules, "_PROGRAMS", "")
     monkeypatch.setattr(modules, "missing", lambda endpoint: ["hv_sock"])
+    monkeypatch.setattr(modules, "has_capability", lambda number: True)
     return programs / "modprobe"
 
 
@@ -78,6 +79,14 @@ def test_what_is_missing_is_loaded(modprobe: Path, tmp_path: Path) -> None:
     script(modprobe, f'echo "$@" >{tmp_path}/said')
     assert modules.load(VSOCK) == []
     assert (tmp_path / "said").read_text() == "hv_sock\n"
+
+
+def test_nothing_is_tried_without_the_right_to(
+    modprobe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modules, "has_capability", lambda number: False)
+    script(modprobe, "exit 1")
+    assert modules.load(VSOCK) == []
 
 
 def test_what_cannot_be_loaded_is_told(modprobe: Path) -> None:
