@@ -125,6 +125,7 @@ class Machine:
 
     def journal(self, unit: str | None = None) -> list[Mapping[str, Any]]:
         """Return the journal of this boot, or a unit's part of it (systemd.journal-fields(7))."""
+        self.run("journalctl", "--sync")  # what was logged by now is in it
         chosen = () if unit is None else ("--unit", unit)
         said = self.run("journalctl", "--boot", "--output=json", "--no-pager", *chosen)
         return [json.loads(line) for line in said.splitlines()]

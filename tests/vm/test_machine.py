@@ -63,8 +63,10 @@ def test_files_come_in(machine: Machine, tmp_path: Path) -> None:
     program.chmod(0o755)
     machine.copy_in(tmp_path, "/srv/new/folder")
     assert machine.run("/srv/new/folder/inner/program") == "runs\n"
-    machine.copy_in(program, "/lib/program")
+    machine.copy_in(program.parent, "/lib")  # a link that leads to /usr/lib
     assert machine.run("stat", "--format=%U %a", "/usr/lib/program") == "root 755\n"
+    machine.copy_in(tmp_path, "/tmp")
+    assert machine.run("stat", "--format=%a", "/tmp") == "1777\n"
 
 
 def test_a_unit_of_ours_is_seen_in_the_journal(machine: Machine) -> None:
