@@ -1,5 +1,5 @@
-# What can be typed here: run, test, check, mutations, bench, bench-loss, rpm, clean.  Each works from
-# a clean clone; CONTRIBUTING.md says what they need.  System packages are the business of
+# What can be typed here: run, test, test-vm, check, mutations, bench, bench-loss, rpm, clean.  Each
+# works from a clean clone; CONTRIBUTING.md says what they need.  System packages are the business of
 # tests/lab/require.sh.
 
 PYTHON ?= python3
@@ -15,10 +15,12 @@ TUN_HINT = : type sudo make $(MAKECMDGOALS)
 endif
 
 RPM_TOOLS := git pip3 rpmbuild rpm-macros createrepo_c rpmlint
+DEBIAN = $(REQUIRE) --optional qemu-system-x86_64 qemu-img mmdebstrap mke2fs setpriv && \
+  tests/lab/kernel.sh .venv/kernel && tests/lab/debian.sh .venv/debian .venv/kernel
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: run tun test check lint mutations bench bench-loss rpm clean
+.PHONY: run tun test test-vm check lint mutations bench bench-loss rpm clean
 .DEFAULT_GOAL := check
 
 $(STAMP): pyproject.toml
@@ -49,14 +51,21 @@ test: tun lint $(WHEELS)
 	@$(AS_ROOT) true || { \
 	  echo "make test needs root, or a kernel that allows user namespaces: type sudo make test" >&2; \
 	  exit 1; }
-	@$(BIN)/pytest -m "not root"
+	@$(BIN)/pytest -m "not root and not vm"
 	@# A folder of its own: the root of a user namespace may not write to real root's.
 	@folder=$$(mktemp -d -t t.XXXX) && trap 'rm -rf "$$folder"' EXIT && trap 'exit 2' HUP INT TERM && \
 	  TMPDIR=$$folder $(AS_ROOT) $(BIN)/pytest -m root
+	@if $(DEBIAN); then $(BIN)/pytest -m vm tests/vm; fi
+
+# The tests inside a Debian machine with systemd, which is made where it can be; else one line says why.
+test-vm: $(STAMP) $(WHEELS)
+	@$(REQUIRE) $(RPM_TOOLS)
+	@$(DEBIAN)
+	@$(BIN)/pytest -m vm tests/vm
 
 # The quick loop: the linters, and the tests that need no root.
 check: lint
-	@$(BIN)/pytest -m "not root"
+	@$(BIN)/pytest -m "not root and not vm"
 
 lint: $(STAMP)
 	@$(BIN)/ruff format --quiet --check || { $(BIN)/ruff format --diff; exit 1; }

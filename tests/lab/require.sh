@@ -21,7 +21,7 @@ package() { # COMMAND MANAGER
         ping:dnf) echo iputils ;;
         dig:apt-get) echo bind9-dnsutils ;;
         dig:dnf) echo bind-utils ;;
-        nsenter:*) echo util-linux ;;
+        nsenter:* | setpriv:*) echo util-linux ;;
         nginx:apt-get) echo nginx-light ;;
         nft:*) echo nftables ;;
         pasta:*) echo passt ;;
@@ -38,6 +38,8 @@ package() { # COMMAND MANAGER
         createrepo_c:apt-get) echo createrepo-c ;;
         qemu-system-x86_64:apt-get) echo qemu-system-x86 ;;
         qemu-system-x86_64:dnf) echo qemu-system-x86-core ;;
+        qemu-img:apt-get) echo qemu-utils ;;
+        mke2fs:*) echo e2fsprogs ;;
         *) echo "$1" ;;
     esac
 }

@@ -7,18 +7,16 @@ written here.
 
 import re
 import shutil
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.lab import qemu
 from tests.lab.namespace import Namespace
-from tests.lab.wait import NotYetError, until
+from tests.lab.qemu import KERNEL, QEMU
+from tests.lab.wait import until
 
-KERNEL = Path(__file__).parents[2] / ".venv" / "kernel"
-"""Where `kernel.sh` has put it."""
-QEMU = "qemu-system-x86_64"
 BUSYBOX = Path("/bin/busybox")
 MAC = "5a:94:ef:e4:0c:ee"
 _BOOT_TIMEOUT = 60.0
@@ -92,18 +90,15 @@ class Vm:
         archive.write_bytes(_archive({**_files(loaded), **(files or {})}))
         self._process = host.start(
             "qemu",
-            *(QEMU, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-            *("-machine", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max"),
-            *("-smp", "2", "-m", str(memory)),
-            *("-kernel", KERNEL / "vmlinuz", "-initrd", archive),
-            *("-append", "console=ttyS0 quiet panic=-1"),
+            *qemu.command(memory, "console=ttyS0 quiet panic=-1"),
+            *("-no-reboot", "-initrd", archive),
             *("-chardev", f"socket,id=console,path={console},server=on,wait=off"),
             *("-serial", "chardev:console"),
             *(("-netdev", f"{netdev},id=net") if netdev else ()),
             *(("-device", f"virtio-net-pci,netdev=net,mac={MAC}") if netdev else ()),
         )
         self._count = 0
-        self._console = until(lambda: _connected(console), "the machine's console is there")
+        self._console = until(lambda: qemu.connected(console), "the machine's console is there")
         try:
             self._wait("the machine boots", "booted=", _BOOT_TIMEOUT)  # it is deaf until then
         except BaseException:
@@ -149,16 +144,6 @@ class Vm:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _connected(path: Path) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        sock.connect(str(path))
-    except OSError as error:
-        sock.close()
-        raise NotYetError(str(error)) from error
-    return sock
 
 
 def _files(modules: Sequence[str]) -> Mapping[str, bytes | None]:
