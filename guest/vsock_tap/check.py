@@ -1,4 +1,8 @@
-"""`vsock-tap -check`: what the agent would do here, and what would keep it from that."""
+"""What can be told of a machine from outside the agent.
+
+`vsock-tap -check` says what the agent would do here, and what would keep it from that;
+`vsock-tap -healthy` whether one is doing it.
+"""
 
 import os
 import socket
@@ -28,6 +32,21 @@ def report(config: Config) -> int:
     for text in wrong:
         print(f"{'problem':<11}{text}")
     return 1 if wrong else 0
+
+
+def health(config: Config) -> int:
+    """Print the address of the interface, or that it has none; returns the exit status."""
+    name = config.interface
+    with IPRoute() as netlink:
+        links = [link["index"] for link in netlink.link("dump", ifname=name)]
+        addresses = [
+            f"{address.get('local')}/{address.get('prefixlen')}"
+            for index in links
+            for address in netlink.get_addr(index=index, family=socket.AF_INET)
+        ]
+    what = " ".join(addresses) or ("no address" if links else "no such interface")
+    print(f"{name}: {what}")
+    return 0 if addresses else 1
 
 
 def _plan(config: Config) -> Iterator[tuple[str, str]]:

@@ -80,11 +80,12 @@ def make_parser() -> flags.Parser:
         f"({' or '.join(map(str, settings.FILES))}, if there)",
     )
     parser.add_switch("--check", "say what would be done, and do nothing")
+    parser.add_switch("--healthy", "exit with status 0 if a lease is in effect, with 1 if not")
     parser.add_switch("--load-modules", "load the kernel modules that are needed, and do no more")
     return parser
 
 
-_COMMAND_LINE_ONLY = ("config", "check", "load-modules", "help", "h", "version", "v")
+_COMMAND_LINE_ONLY = ("config", "check", "healthy", "load-modules", "help", "h", "version", "v")
 
 
 def parse_arguments(arguments: Sequence[str]) -> Config:
@@ -117,6 +118,7 @@ def _config(values: argparse.Namespace, path: Path | None) -> Config:
         stop_if_exist=values.stop_if_exist,
         debug=values.debug,
         check=values.check,
+        healthy=values.healthy,
         load_modules=values.load_modules,
         settings=path,
     )
@@ -128,6 +130,8 @@ def main() -> None:
         configured = parse_arguments(sys.argv[1:])
         if configured.check:
             sys.exit(check.report(configured))
+        if configured.healthy:
+            sys.exit(check.health(configured))
         _set_up_log(configured)
         if (name := check.reason_to_stop(configured)) is not None:
             text = f"the interface {name} exists (-stop-if-exist): nothing to do"

@@ -33,6 +33,7 @@ class Config:
     stop_if_exist: tuple[str, ...] = ()
     debug: bool = False
     check: bool = False
+    healthy: bool = False
     load_modules: bool = False
     settings: Path | None = None
     """The settings file that was read."""

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.lab.network import World
-from tests.lab.programs import VSOCK_TAP
+from tests.lab.network import World, make_guest
+from tests.lab.programs import VSOCK_TAP, Gvproxy
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
@@ -58,3 +58,16 @@ def test_without_the_right_to(world: World) -> None:
     )
     assert done.returncode == 1
     assert "problem    CAP_NET_ADMIN is missing: interfaces cannot be set up" in done.stdout
+
+
+def test_health_is_an_address(world: World) -> None:
+    gvproxy = Gvproxy(world.folder, world.host)
+    with make_guest(world, gvproxy) as (guest, _):
+        done = guest.try_run(VSOCK_TAP, "-healthy")
+        assert (done.returncode, done.stdout) == (0, "tap0: 192.168.127.2/24\n")
+        done = guest.try_run(VSOCK_TAP, "-healthy", "-iface", "lo0")
+        assert (done.returncode, done.stdout, done.stderr) == (1, "lo0: no such interface\n", "")
+    gvproxy.process.stop()
+    world.host.run("ip", "tuntap", "add", "tap0", "mode", "tap")
+    done = world.host.try_run(VSOCK_TAP, "-healthy")
+    assert (done.returncode, done.stdout) == (1, "tap0: no address\n")

@@ -47,6 +47,24 @@ def test_a_guest_outlives_the_daemon(world: World) -> None:
     second.process.stop()
 
 
+def test_a_new_mtu_is_taken_without_a_restart(world: World) -> None:
+    first = Gvproxy(world.folder, world.host)
+    with make_guest(world, first) as (guest, agent):
+        before = agent.settings()
+        for mtu in (9000, 1400):
+            first.process.kill()
+            first = Gvproxy(world.folder, world.host, "-mtu", str(mtu))
+
+            def taken(mtu: int = mtu) -> None:
+                if f" mtu {mtu} " not in guest.run("ip", "link", "show", "tap0"):
+                    raise NotYetError("it has another MTU")
+
+            until(taken, f"the guest has an MTU of {mtu}")
+            guest.run("ping", "-c", "1", "-M", "do", "-s", str(mtu - 28), GATEWAY)
+            assert agent.settings().address == before.address
+    first.process.stop()
+
+
 def test_connections_outlive_the_link(world: World) -> None:
     gvproxy = Gvproxy(world.folder, world.host)
     with make_guest(world, gvproxy) as (guest, agent), world.host.listen() as listener:
