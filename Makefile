@@ -98,12 +98,12 @@ $(WHEELS): $(STAMP)
 	@$(BIN)/python packaging/rpm/wheels.py $(@D)
 
 # The last commit's RPMs, and a repository of them.  BUNDLED=1 carries the Python libraries along.
-rpm: FOLDER := build/rpm/$(if $(BUNDLED),bundled,plain)
+rpm: FOLDER := build/rpm$(if $(BUNDLED),-bundled)
 rpm: $(if $(BUNDLED),$(WHEELS),$(STAMP))
 	@$(REQUIRE) $(RPM_TOOLS)
 	@BUNDLED=$(BUNDLED) packaging/rpm/build.sh $(FOLDER)
 	@packaging/rpm/lint.sh $(FOLDER)
-	@ls $(FOLDER)/*.rpm
+	@ls $(FOLDER)/*/*.rpm
 
 clean:
 	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bench.json bench-loss.json
