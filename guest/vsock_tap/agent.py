@@ -27,11 +27,12 @@ from taplink.tap import Tap, open_tap
 from taplink.text import reason
 from taplink.vnet import format_offload
 from vsock_tap.config import DEFAULT_MTU, MAX_MTU, MIN_MTU, Config
-from vsock_tap.dhcp import REFUSED_DELAY, Bound, Client, Event, Ignored, Lost
+from vsock_tap.dhcp import REFUSED_DELAY, Bound, Client, Event, Ignored, Lost, State
 from vsock_tap.errors import AgentError, RefusedError
 from vsock_tap.lease import Lease
 from vsock_tap.link import Backoff, Link, open_link
 from vsock_tap.network import Network
+from vsock_tap.patience import Patience, Unleased
 from vsock_tap.relay import Relay
 from vsock_tap.resolvers import choose
 
@@ -51,12 +52,13 @@ class Session:
     """
 
     def __init__(
-        self, tap: Tap, link: Link, client: Client | None, leases: asyncio.Queue[Event]
+        self, tap: Tap, link: Link, client: Client | None, leases: asyncio.Queue[Event | Unleased]
     ) -> None:
         self.relay = Relay(tap, link.sock, link.agreed, self._on_reply)
         self._loop = asyncio.get_running_loop()
         self._client = client
         self._leases = leases
+        self._patience = Patience()
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -73,6 +75,11 @@ class Session:
             self._client.link_down()
             self.pump()
 
+    def refused(self) -> None:
+        """Go on after the client has given up a lease: there is a server, for all that."""
+        self.pump()
+        self._patience.answered()
+
     async def release(self) -> None:
         """Give the lease back, as far as the link takes it in time."""
         if self._client is not None:
@@ -88,12 +95,17 @@ class Session:
         assert self._client is not None
         taken = self._client.receive(frame, now=self._loop.time())
         if taken:
+            self._patience.answered()
             self.pump()
         return taken
 
     def _on_timer(self) -> None:
-        assert self._client is not None
-        self._client.timer_fired(now=self._loop.time())
+        client, now = self._client, self._loop.time()
+        assert client is not None
+        if unleased := self._patience.timer_fired(now=now):
+            self._leases.put_nowait(unleased)
+        if (due := client.next_timer()) is not None and now >= due:
+            client.timer_fired(now=now)
         self.pump()
 
     def pump(self) -> None:
@@ -108,9 +120,13 @@ class Session:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due = client.next_timer()
-        if due is not None:
-            self._timer = self._loop.call_at(due, self._on_timer)
+        if client.state is State.INIT or client.lease is not None:
+            self._patience.over()
+        else:
+            self._patience.asking(now=self._loop.time())
+        timers = [client.next_timer(), self._patience.next_timer()]
+        if due := [at for at in timers if at is not None]:
+            self._timer = self._loop.call_at(min(due), self._on_timer)
 
 
 class Agent:
@@ -123,7 +139,7 @@ class Agent:
         self._resolver = choose(config.resolv_conf, config.interface, config.state_directory)
         self._claimed = False  # names are this agent's to look after
         self._notify = notifier()
-        self._leases: asyncio.Queue[Event] = asyncio.Queue()
+        self._leases: asyncio.Queue[Event | Unleased] = asyncio.Queue()
         self._lease: Lease | None = None  # in effect
         self._complained_at = -inf  # of leases
         self._session: Session | None = None
@@ -242,6 +258,10 @@ class Agent:
                     await self._unbind(reason)
                 case Ignored(reason):
                     self._complain(f"the server's answer is ignored, {reason}")
+                case Unleased() as unleased:
+                    text = _describe_unleased(unleased)
+                    self._complain(text)
+                    self._status(text)
 
     async def _bind(self, lease: Lease) -> None:
         """Put a lease into effect; one that is already is checked, for a route is easily lost."""
@@ -279,7 +299,7 @@ class Agent:
         assert self._client is not None
         self._client.refuse(lease, now=asyncio.get_running_loop().time())
         if self._session is not None:
-            self._session.pump()
+            self._session.refused()
         await self._remove_lease()
 
     async def _unbind(self, reason: str) -> None:
@@ -357,6 +377,15 @@ def _describe(error: Exception) -> str:
     if isinstance(error, TimeoutError) and not error.strerror:
         return "no answer in time"
     return reason(error)
+
+
+def _describe_unleased(unleased: Unleased) -> str:
+    if unleased.answered:
+        return f"no lease in {unleased.seconds:.0f} s, though a DHCP server answers"
+    return (
+        f"no answer to DHCP in {unleased.seconds:.0f} s: "
+        "the other end may be no gvproxy, or has no address left"
+    )
 
 
 def _announcement(mac: str, address: IPv4Address) -> bytes:
