@@ -20,17 +20,17 @@ from math import inf
 from dpkt.arp import ARP, ARP_OP_REQUEST
 from dpkt.ethernet import ETH_TYPE_ARP, Ethernet
 
-from taplink.endpoint import EndpointError, programs_ended
+from taplink.endpoint import EndpointError
 from taplink.framing import LinkError
 from taplink.notify import feed_watchdog, notifier
+from taplink.program import programs_ended
 from taplink.tap import Tap, open_tap
-from taplink.text import reason
 from taplink.vnet import format_offload
 from vsock_tap.config import DEFAULT_MTU, MAX_MTU, MIN_MTU, Config
 from vsock_tap.dhcp import REFUSED_DELAY, Bound, Client, Event, Ignored, Lost, State
 from vsock_tap.errors import AgentError, RefusedError
 from vsock_tap.lease import Lease
-from vsock_tap.link import Backoff, Link, open_link
+from vsock_tap.link import Backoff, Link, describe, open_link
 from vsock_tap.network import Network
 from vsock_tap.patience import Patience, Unleased
 from vsock_tap.relay import Relay
@@ -208,20 +208,20 @@ class Agent:
             except EndpointError as error:
                 raise AgentError(str(error)) from error
             except (OSError, LinkError) as error:
-                if reason != (reason := _describe(error)):
+                if reason != (reason := describe(error)):
                     log.warning("no link to %s: %s; trying again", self._config.endpoint, reason)
                     self._status(f"no link: {reason}")
             else:
                 try:
-                    reason = await self._relay(tap, link, backoff)
+                    reason = await link.why(await self._relay(tap, link, backoff))
                 finally:
                     link.sock.close()
                 log.warning("the link has ended: %s; connecting again", reason)
                 self._status(f"no link: {reason}")
             await asyncio.sleep(backoff.next())
 
-    async def _relay(self, tap: Tap, link: Link, backoff: Backoff) -> str:
-        """Relay until the link ends, and return why it did."""
+    async def _relay(self, tap: Tap, link: Link, backoff: Backoff) -> Exception:
+        """Relay until the link ends, and return the error that ended it."""
         agreed = link.agreed
         tap.set_offload(agreed.offload)
         names = format_offload(agreed.offload) or "no offloads"
@@ -238,7 +238,7 @@ class Agent:
         try:
             await session.relay.ended()
         except (OSError, LinkError, EOFError) as error:
-            return _describe(error)
+            return error
         finally:
             self._session = None
             session.stop()
@@ -340,7 +340,7 @@ class Agent:
         try:
             await asyncio.to_thread(self._resolver.write, lease.nameservers, lease.search)
         except OSError as error:
-            log.error("%s is not written: %s", self._resolver, _describe(error))
+            log.error("%s is not written: %s", self._resolver, describe(error))
             return
         servers = ", ".join(str(address) for address in lease.nameservers)
         log.info("names are looked up at %s, by %s", servers, self._resolver)
@@ -351,7 +351,7 @@ class Agent:
                 log.info("%s is restored: %s", self._resolver, why)
         except OSError as error:
             text = "%s is not restored: %s%s"
-            log.error(text, self._resolver, _describe(error), self._resolver.kept)
+            log.error(text, self._resolver, describe(error), self._resolver.kept)
 
     # The end
 
@@ -369,14 +369,6 @@ class Agent:
 
     def _status(self, text: str) -> None:
         self._notify(f"STATUS={text}")
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, EOFError):
-        return "the host closed it"
-    if isinstance(error, TimeoutError) and not error.strerror:
-        return "no answer in time"
-    return reason(error)
 
 
 def _describe_unleased(unleased: Unleased) -> str:
