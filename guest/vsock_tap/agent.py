@@ -287,6 +287,8 @@ class Agent:
         if lease.router is None:
             route = f"no default route (the lease has no router in {address.network})"
         log.info("address %s, %s, MTU %d", address, route, mtu)
+        if (wanted := self._config.mtu or 0) > mtu:
+            log.info("the host offers an MTU of %d, so it is %d, not %d", mtu, mtu, wanted)
         self._lease = lease
         await self._tell_resolver(lease)
         self._notify("READY=1")
@@ -324,6 +326,7 @@ class Agent:
 
     def _mtu(self, lease: Lease) -> int:
         """Return the lease's MTU, or less if the command line says less."""
+        # Deviation: less than MIN_MTU, which RFC 2132 §5.1 allows, counts as nothing said.
         offered = lease.mtu if lease.mtu is not None and lease.mtu >= MIN_MTU else None
         return min(self._config.mtu or offered or DEFAULT_MTU, offered or MAX_MTU, MAX_MTU)
 

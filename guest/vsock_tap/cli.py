@@ -61,7 +61,8 @@ def _parser() -> flags.Parser:
     add(
         "--mtu",
         type=checked(config.parse_mtu),
-        help=f"its MTU, at most (what the lease says, or {config.DEFAULT_MTU})",
+        help=f"its MTU at most, {config.MIN_MTU} to {config.MAX_MTU} "
+        f"(what the lease says, or {config.DEFAULT_MTU})",
     )
     add(
         "--stop-if-exist",

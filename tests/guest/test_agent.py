@@ -407,6 +407,9 @@ def test_mtu(lab: Lab, flag: int | None, lease: int | None, mtu: int) -> None:
     agent.wait()
     assert lab.link()["mtu"] == mtu
     agent.process.stop()
+    said = f"the host offers an MTU of {lease}, so it is {lease}, not {flag}"
+    smaller = flag is not None and lease is not None and lease < flag
+    assert agent.process.log.read_text().count(said) == smaller
 
 
 def test_a_tap_that_is_removed(lab: Lab) -> None:
