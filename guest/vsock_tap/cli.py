@@ -100,6 +100,8 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
         for place, name, value in settings.read(path):
             if name in _COMMAND_LINE_ONLY:
                 raise ValueError(f"{place}: {name} is for the command line only")
+            if not parser.has(name):
+                raise ValueError(f"{place}: {name} is no setting")
             given.append(f"--{name}={value}")
             parser.place = place
             parser.read(given[-1:])
