@@ -20,18 +20,19 @@ from math import inf
 from dpkt.arp import ARP, ARP_OP_REQUEST
 from dpkt.ethernet import ETH_TYPE_ARP, Ethernet
 
-from taplink.endpoint import EndpointError, programs_ended
+from taplink.endpoint import EndpointError
 from taplink.framing import LinkError
 from taplink.notify import feed_watchdog, notifier
+from taplink.program import programs_ended
 from taplink.tap import Tap, open_tap
-from taplink.text import reason
 from taplink.vnet import format_offload
 from vsock_tap.config import DEFAULT_MTU, MAX_MTU, MIN_MTU, Config
-from vsock_tap.dhcp import REFUSED_DELAY, Bound, Client, Event, Ignored, Lost
+from vsock_tap.dhcp import REFUSED_DELAY, Bound, Client, Event, Ignored, Lost, State
 from vsock_tap.errors import AgentError, RefusedError
 from vsock_tap.lease import Lease
-from vsock_tap.link import Backoff, Link, open_link
+from vsock_tap.link import Backoff, Link, describe, open_link
 from vsock_tap.network import Network
+from vsock_tap.patience import Patience, Unleased
 from vsock_tap.relay import Relay
 from vsock_tap.resolvers import choose
 
@@ -51,12 +52,13 @@ class Session:
     """
 
     def __init__(
-        self, tap: Tap, link: Link, client: Client | None, leases: asyncio.Queue[Event]
+        self, tap: Tap, link: Link, client: Client | None, leases: asyncio.Queue[Event | Unleased]
     ) -> None:
         self.relay = Relay(tap, link.sock, link.agreed, self._on_reply)
         self._loop = asyncio.get_running_loop()
         self._client = client
         self._leases = leases
+        self._patience = Patience()
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -73,6 +75,11 @@ class Session:
             self._client.link_down()
             self.pump()
 
+    def refused(self) -> None:
+        """Go on after the client has given up a lease: there is a server, for all that."""
+        self.pump()
+        self._patience.answered()
+
     async def release(self) -> None:
         """Give the lease back, as far as the link takes it in time."""
         if self._client is not None:
@@ -88,12 +95,17 @@ class Session:
         assert self._client is not None
         taken = self._client.receive(frame, now=self._loop.time())
         if taken:
+            self._patience.answered()
             self.pump()
         return taken
 
     def _on_timer(self) -> None:
-        assert self._client is not None
-        self._client.timer_fired(now=self._loop.time())
+        client, now = self._client, self._loop.time()
+        assert client is not None
+        if unleased := self._patience.timer_fired(now=now):
+            self._leases.put_nowait(unleased)
+        if (due := client.next_timer()) is not None and now >= due:
+            client.timer_fired(now=now)
         self.pump()
 
     def pump(self) -> None:
@@ -108,9 +120,13 @@ class Session:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due = client.next_timer()
-        if due is not None:
-            self._timer = self._loop.call_at(due, self._on_timer)
+        if client.state is State.INIT or client.lease is not None:
+            self._patience.over()
+        else:
+            self._patience.asking(now=self._loop.time())
+        timers = [client.next_timer(), self._patience.next_timer()]
+        if due := [at for at in timers if at is not None]:
+            self._timer = self._loop.call_at(min(due), self._on_timer)
 
 
 class Agent:
@@ -123,7 +139,7 @@ class Agent:
         self._resolver = choose(config.resolv_conf, config.interface, config.state_directory)
         self._claimed = False  # names are this agent's to look after
         self._notify = notifier()
-        self._leases: asyncio.Queue[Event] = asyncio.Queue()
+        self._leases: asyncio.Queue[Event | Unleased] = asyncio.Queue()
         self._lease: Lease | None = None  # in effect
         self._complained_at = -inf  # of leases
         self._session: Session | None = None
@@ -192,20 +208,20 @@ class Agent:
             except EndpointError as error:
                 raise AgentError(str(error)) from error
             except (OSError, LinkError) as error:
-                if reason != (reason := _describe(error)):
+                if reason != (reason := describe(error)):
                     log.warning("no link to %s: %s; trying again", self._config.endpoint, reason)
                     self._status(f"no link: {reason}")
             else:
                 try:
-                    reason = await self._relay(tap, link, backoff)
+                    reason = await link.why(await self._relay(tap, link, backoff))
                 finally:
                     link.sock.close()
                 log.warning("the link has ended: %s; connecting again", reason)
                 self._status(f"no link: {reason}")
             await asyncio.sleep(backoff.next())
 
-    async def _relay(self, tap: Tap, link: Link, backoff: Backoff) -> str:
-        """Relay until the link ends, and return why it did."""
+    async def _relay(self, tap: Tap, link: Link, backoff: Backoff) -> Exception:
+        """Relay until the link ends, and return the error that ended it."""
         agreed = link.agreed
         tap.set_offload(agreed.offload)
         names = format_offload(agreed.offload) or "no offloads"
@@ -222,7 +238,7 @@ class Agent:
         try:
             await session.relay.ended()
         except (OSError, LinkError, EOFError) as error:
-            return _describe(error)
+            return error
         finally:
             self._session = None
             session.stop()
@@ -242,6 +258,10 @@ class Agent:
                     await self._unbind(reason)
                 case Ignored(reason):
                     self._complain(f"the server's answer is ignored, {reason}")
+                case Unleased() as unleased:
+                    text = _describe_unleased(unleased)
+                    self._complain(text)
+                    self._status(text)
 
     async def _bind(self, lease: Lease) -> None:
         """Put a lease into effect; one that is already is checked, for a route is easily lost."""
@@ -267,6 +287,8 @@ class Agent:
         if lease.router is None:
             route = f"no default route (the lease has no router in {address.network})"
         log.info("address %s, %s, MTU %d", address, route, mtu)
+        if (wanted := self._config.mtu or 0) > mtu:
+            log.info("the host offers an MTU of %d, so it is %d, not %d", mtu, mtu, wanted)
         self._lease = lease
         await self._tell_resolver(lease)
         self._notify("READY=1")
@@ -279,7 +301,7 @@ class Agent:
         assert self._client is not None
         self._client.refuse(lease, now=asyncio.get_running_loop().time())
         if self._session is not None:
-            self._session.pump()
+            self._session.refused()
         await self._remove_lease()
 
     async def _unbind(self, reason: str) -> None:
@@ -304,6 +326,7 @@ class Agent:
 
     def _mtu(self, lease: Lease) -> int:
         """Return the lease's MTU, or less if the command line says less."""
+        # Deviation: less than MIN_MTU, which RFC 2132 §5.1 allows, counts as nothing said.
         offered = lease.mtu if lease.mtu is not None and lease.mtu >= MIN_MTU else None
         return min(self._config.mtu or offered or DEFAULT_MTU, offered or MAX_MTU, MAX_MTU)
 
@@ -320,7 +343,7 @@ class Agent:
         try:
             await asyncio.to_thread(self._resolver.write, lease.nameservers, lease.search)
         except OSError as error:
-            log.error("%s is not written: %s", self._resolver, _describe(error))
+            log.error("%s is not written: %s", self._resolver, describe(error))
             return
         servers = ", ".join(str(address) for address in lease.nameservers)
         log.info("names are looked up at %s, by %s", servers, self._resolver)
@@ -331,7 +354,7 @@ class Agent:
                 log.info("%s is restored: %s", self._resolver, why)
         except OSError as error:
             text = "%s is not restored: %s%s"
-            log.error(text, self._resolver, _describe(error), self._resolver.kept)
+            log.error(text, self._resolver, describe(error), self._resolver.kept)
 
     # The end
 
@@ -351,12 +374,13 @@ class Agent:
         self._notify(f"STATUS={text}")
 
 
-def _describe(error: Exception) -> str:
-    if isinstance(error, EOFError):
-        return "the host closed it"
-    if isinstance(error, TimeoutError) and not error.strerror:
-        return "no answer in time"
-    return reason(error)
+def _describe_unleased(unleased: Unleased) -> str:
+    if unleased.answered:
+        return f"no lease in {unleased.seconds:.0f} s, though a DHCP server answers"
+    return (
+        f"no answer to DHCP in {unleased.seconds:.0f} s: "
+        "the other end may be no gvproxy, or has no address left"
+    )
 
 
 def _announcement(mac: str, address: IPv4Address) -> bytes:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
-from taplink import flags
+from taplink import flags, standard
 from taplink.endpoint import parse_peer
 from taplink.flags import checked
 from taplink.journal import log_handler
@@ -62,7 +62,8 @@ def make_parser() -> flags.Parser:
     add(
         "--mtu",
         type=checked(config.parse_mtu),
-        help=f"its MTU, at most (what the lease says, or {config.DEFAULT_MTU})",
+        help=f"its MTU at most, {config.MIN_MTU} to {config.MAX_MTU} "
+        f"(what the lease says, or {config.DEFAULT_MTU})",
     )
     add(
         "--stop-if-exist",
@@ -100,6 +101,8 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
         for place, name, value in settings.read(path):
             if name in _COMMAND_LINE_ONLY:
                 raise ValueError(f"{place}: {name} is for the command line only")
+            if not parser.has(name):
+                raise ValueError(f"{place}: {name} is no setting")
             given.append(f"--{name}={value}")
             parser.place = place
             parser.read(given[-1:])
@@ -126,6 +129,7 @@ def _config(values: argparse.Namespace, path: Path | None) -> Config:
 
 def main() -> None:
     """Run the agent until SIGTERM or SIGINT."""
+    standard.open_closed()
     with flags.errors_in_one_line(PROGRAM, log, AgentError, TapError):
         configured = parse_arguments(sys.argv[1:])
         if configured.check:

@@ -13,10 +13,10 @@ DEFAULT_MAC = "5a:94:ef:e4:0c:ee"
 DEFAULT_MTU = 1500
 DEFAULT_STOP_IF_EXIST = "eth0,ens3,enp0s1"
 
-MIN_MTU = 68
-"""RFC 791 §3.2."""
-MAX_MTU = 65521
-"""What the kernel allows a tap: 65535 less an Ethernet header (drivers/net/tun.c)."""
+MIN_MTU = 576
+"""What every IPv4 host must take in one piece (RFC 791 §3.1), a DHCP client too (RFC 2131 §2)."""
+MAX_MTU = 65520
+"""gvproxy's; the kernel allows a tap one byte more (drivers/net/tun.c)."""
 
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 
@@ -52,7 +52,7 @@ def parse_mac(text: str) -> str:
 
 
 def parse_mtu(text: str) -> int:
-    """Read an MTU in bytes; raises ValueError when no tap can have it."""
+    """Read an MTU in bytes; raises ValueError for one out of range."""
     if not text.isascii() or not text.isdigit() or not MIN_MTU <= int(text) <= MAX_MTU:
         raise ValueError(f"{text!r} is no MTU: {MIN_MTU} to {MAX_MTU}")
     return int(text)

@@ -6,8 +6,10 @@ import socket
 from dataclasses import dataclass
 
 from taplink.endpoint import Endpoint, Scheme, connect
-from taplink.framing import HYPERKIT, LinkError
-from taplink.upgrade import SILENCE, Agreed, ResponseReader, connect_request
+from taplink.framing import LinkError
+from taplink.program import Program, start
+from taplink.text import reason
+from taplink.upgrade import SILENCE, Agreed, ResponseReader, connect_request, unasked
 from taplink.vnet import Offload
 
 CONNECT_TIMEOUT = 10.0
@@ -23,10 +25,17 @@ connecting at once after one that did not is no more attempts than the longest d
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A connected socket and what is spoken on it."""
+    """A connected socket and what is spoken on it; `program` is what was started for it."""
 
     sock: socket.socket
     agreed: Agreed
+    program: Program | None = None
+
+    async def why(self, error: Exception) -> str:
+        """Return why the link has ended, which the relay found out by an error."""
+        if self.program is not None and not isinstance(error, LinkError):
+            return await self.program.end()
+        return describe(error)
 
 
 class Backoff:
@@ -54,15 +63,34 @@ async def open_link(endpoint: Endpoint, offload: Offload, *, silence: float = SI
     Raises OSError when the host cannot be reached, LinkError when it refuses or closes, and
     EndpointError when it can never be reached.
     """
+    if endpoint.scheme is Scheme.STDIO:
+        return await _open_program(endpoint, silence)
     sock = await connect(endpoint, CONNECT_TIMEOUT)
-    if endpoint.scheme is Scheme.STDIO:  # a program has nothing else to speak
-        return Link(sock, Agreed(HYPERKIT, Offload.NONE, b""))
     try:
         agreed = await negotiate(sock, connect_request(endpoint, offload), offload, silence)
     except BaseException:
         sock.close()
         raise
     return Link(sock, agreed)
+
+
+async def _open_program(endpoint: Endpoint, silence: float) -> Link:
+    """Start the program, which has nothing to agree on, and see whether it fails at once."""
+    program = await start(endpoint)
+    received = b""
+    try:
+        try:
+            async with asyncio.timeout(silence):
+                received = await asyncio.get_running_loop().sock_recv(program.sock, 65536)
+        except TimeoutError:
+            pass  # it lives
+        else:
+            if not received:
+                raise LinkError(await program.end())
+        return Link(program.sock, unasked(received), program)
+    except BaseException:
+        program.sock.close()
+        raise
 
 
 async def negotiate(
@@ -82,3 +110,12 @@ async def negotiate(
                     return agreed
     except TimeoutError:
         return reader.silent()
+
+
+def describe(error: Exception) -> str:
+    """Return what to tell of an error by which a link did not come about, or ended."""
+    if isinstance(error, EOFError):
+        return "the host closed it"
+    if isinstance(error, TimeoutError) and not error.strerror:
+        return "no answer in time"
+    return reason(error)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Sequence
 from ipaddress import IPv4Address
@@ -78,7 +79,7 @@ class Resolved(_Program):
         self._run("domain", self._interface, *(search or [""]))
 
     def restore(self) -> bool:
-        if self._told:
+        if self._told and _exists(self._interface):
             self._run("revert", self._interface)
         told, self._told = self._told, False
         return told
@@ -106,6 +107,10 @@ class Resolvconf(_Program):
         self._run("-d", self._interface, "-f")
         told, self._told = self._told, False
         return told
+
+
+def _exists(interface: str) -> bool:
+    return interface in (name for _, name in socket.if_nameindex())
 
 
 def choose(path: Path, interface: str, state_directory: Path, root: Path = Path("/")) -> Resolver:

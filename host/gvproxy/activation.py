@@ -1,7 +1,8 @@
 """Sockets that systemd has opened for us (sd_listen_fds(3), systemd.socket(5)).
 
 A socket's FileDescriptorName says what it is for: `qemu`, `vpnkit`, `bess`, `vfkit` for guests of
-these dialects, `services` for API calls only, any other name for what -listen is.
+these dialects, `tap` for taps that are handed over, `services` for API calls only, any other name
+for what -listen is.
 """
 
 import os

@@ -206,19 +206,19 @@ def configure(
     virtual_ips: Collection[IPv4Address] | None = None,
     static_leases: Mapping[IPv4Address, bytes] | None = None,
     vpnkit_macs: Mapping[str, bytes] | None = None,
-    forwards: Sequence[Forward] = (),
+    forwards: Sequence[Forward] | None = None,
     ssh_forwards: Sequence[SshForward] = (),
 ) -> Config:
     """Check the settings and fill in the defaults; raises ConfigError.
 
-    An `ssh_port` of -1 publishes none; it is -1 by default where there are `forwards`.  A
+    An `ssh_port` of -1 publishes none; it is -1 by default where `forwards` are given.  A
     `keepalive` of 0 asks nobody.  Addresses that are not given are the first, the second and the
     last one of the subnet: the gateway's, the guest's and the host's.  `zones` replace the
     profile's.  `activated` tells that there are listening sockets already.
     """
     _check_range("-mtu", mtu, MIN_MTU, MAX_MTU)
     if ssh_port is None:
-        ssh_port = NO_SSH_PORT if forwards else DEFAULT_SSH_PORT
+        ssh_port = DEFAULT_SSH_PORT if forwards is None else NO_SSH_PORT
     _check_range("-ssh-port", ssh_port, MIN_SSH_PORT, 65535, none=NO_SSH_PORT)
     _check_range("-connect-timeout", connect_timeout, 1, _MAX_SECONDS)
     _check_range("-tcp-keepalive", keepalive, 1, _MAX_SECONDS, none=NO_KEEPALIVE)
@@ -279,7 +279,7 @@ def configure(
         vpnkit_macs=VPNKIT_MACS if vpnkit_macs is None else vpnkit_macs,
         forwards=(
             *_ssh_port_forward(ssh_port, device),
-            *forwards,
+            *(forwards or ()),
             *(_ssh_forward(one, device) for one in ssh_forwards),
         ),
         connect_timeout=connect_timeout,

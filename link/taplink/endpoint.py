@@ -45,7 +45,6 @@ reset a stream of many small frames that goes over; the bound follows this size.
 
 _BUFFER_OPTIONS = ((32, socket.SO_SNDBUF), (33, socket.SO_RCVBUF))
 """Each behind its SO_…BUFFORCE (asm-generic/socket.h), which `socket` has no name for."""
-_programs: set[asyncio.Task[int]] = set()
 _PORT = re.compile(r"[0-9]{1,10}")
 _PEER, _LISTENER = "vsock://2:1024", "vsock://:1024"
 """Examples for who wrote something else: of what is connected to, and of where to listen."""
@@ -272,9 +271,11 @@ def _check_peer(endpoint: Endpoint) -> None:
 async def connect(endpoint: Endpoint, timeout: float) -> socket.socket:
     """Open the byte stream: a connected, non-blocking socket with its buffers set.
 
-    `timeout` is in seconds and covers looking up a name.  Raises OSError, TimeoutError among
-    them, when the peer cannot be reached now, and EndpointError when it never can.
+    Not that of a program, which is started (`program`).  `timeout` is in seconds and covers looking
+    up a name.  Raises OSError, TimeoutError among them, when the peer cannot be reached now, and
+    EndpointError when it never can.
     """
+    assert endpoint.scheme is not Scheme.STDIO
     _check_peer(endpoint)
     async with asyncio.timeout(timeout):
         match endpoint.scheme:
@@ -282,44 +283,14 @@ async def connect(endpoint: Endpoint, timeout: float) -> socket.socket:
                 return await _connect_unix(endpoint)
             case Scheme.TCP:
                 return await _connect_tcp(endpoint)
-            case Scheme.STDIO:
-                return await _start_program(endpoint)
             case _:
                 address = (endpoint.cid, endpoint.port)
                 return await _connect_socket(_vsock_socket(endpoint), address)
 
 
-async def _start_program(endpoint: Endpoint) -> socket.socket:
-    """Start a program with a socket for standard input and output; it ends when that does."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        try:
-            _set_unix_buffers(ours)
-            _set_unix_buffers(theirs)
-            ours.setblocking(False)
-            process = await asyncio.create_subprocess_exec(
-                endpoint.path, *endpoint.arguments, stdin=theirs.fileno(), stdout=theirs.fileno()
-            )
-        except BaseException as error:
-            ours.close()
-            if isinstance(error, (FileNotFoundError, PermissionError)):
-                raise EndpointError(f"{endpoint}: {reason(error)}") from error
-            raise
-    waiting = asyncio.get_running_loop().create_task(process.wait())
-    _programs.add(waiting)  # whoever lets go of a process kills it
-    waiting.add_done_callback(_programs.discard)
-    return ours
-
-
-async def programs_ended(timeout: float) -> None:
-    """Wait, for so many seconds at most, until the programs have ended that were let go."""
-    if _programs:
-        await asyncio.wait(_programs, timeout=timeout)
-
-
 async def _connect_unix(endpoint: Endpoint) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    _set_unix_buffers(sock)
+    set_unix_buffers(sock)
     return await _connect_socket(sock, endpoint.path)
 
 
@@ -411,7 +382,7 @@ def _bind_unix(endpoint: Endpoint) -> socket.socket:
     _remove_stale(endpoint, kind)
     sock = socket.socket(socket.AF_UNIX, kind)
     buffers = DATAGRAM_BUFFERS if endpoint.scheme is Scheme.UNIXGRAM else (UNIX_BUFFER,) * 2
-    _set_unix_buffers(sock, *buffers)
+    set_unix_buffers(sock, *buffers)
     mask = os.umask(0o177)
     try:
         return _bind(sock, endpoint.path)
@@ -486,7 +457,7 @@ def accepted(sock: socket.socket) -> socket.socket:
     """Prepare a socket a listener has accepted as `connect` prepares its own; returns it."""
     sock.setblocking(False)
     if hasattr(socket, "AF_UNIX") and sock.family == socket.AF_UNIX:
-        _set_unix_buffers(sock)
+        set_unix_buffers(sock)
     elif sock.family in (socket.AF_INET, socket.AF_INET6):
         set_no_delay(sock)
     return sock
@@ -497,7 +468,7 @@ def set_no_delay(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _set_unix_buffers(
+def set_unix_buffers(
     sock: socket.socket, send: int = UNIX_BUFFER, receive: int = UNIX_BUFFER
 ) -> None:
     """Raise both buffers: past net.core.{w,r}mem_max for root, up to it for others."""

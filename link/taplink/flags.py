@@ -72,6 +72,10 @@ class Parser(argparse.ArgumentParser):
             help=help,
         )
 
+    def has(self, name: str) -> bool:
+        """Tell whether there is a flag of this name."""
+        return f"--{name}" in self._option_string_actions
+
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Return the flags' values; raises SystemExit for -help, -version and what is wrong."""
         # argparse completes the beginning of a flag with one dash even without allow_abbrev.

@@ -15,8 +15,11 @@ Notify = Callable[[str], None]
 
 
 def notifier() -> Notify:
-    """Return what sends a notification such as `READY=1`; it does nothing outside systemd."""
-    path = os.environ.get("NOTIFY_SOCKET", "")
+    """Return what sends a notification such as `READY=1`; it does nothing outside systemd.
+
+    Programs that are started later do not know of systemd any more.
+    """
+    path = os.environ.pop("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):
         return lambda state: None
     address = f"\0{path[1:]}" if path.startswith("@") else path

@@ -30,6 +30,9 @@ _HTTP = b"HTTP/1."
 _REQUEST_LINE = re.compile(rb"[A-Z]{1,20}(?: (?:[!-~]+(?: [HTP/0-9.]{0,8}\r?)?)?)?")
 """A request line or the beginning of one, to tell garbage before its first line feed."""
 
+_TEXT = re.compile(rb"(?:[\t -~]+\r?\n)+")
+"""Lines for people.  No frame of IPv4's or ARP's is one: its EtherType, 08 00 or 08 06, is not."""
+
 
 class UpgradeError(LinkError):
     """The peer's head is malformed, too long, or refuses the link."""
@@ -173,11 +176,18 @@ class ResponseReader:
     def silent(self) -> Agreed:
         """Conclude, after SILENCE seconds, that no answer will come: the old dialect.
 
-        Raises UpgradeError when half an answer has arrived.
+        Raises UpgradeError when half an answer has arrived, or a text.
         """
         if self._received.startswith(_HTTP):
             raise UpgradeError("the host's answer has no end")
-        return Agreed(HYPERKIT, Offload.NONE, bytes(self._received))
+        return unasked(bytes(self._received))
+
+
+def unasked(received: bytes) -> Agreed:
+    """Conclude that frames of the old dialect come unasked; raises UpgradeError for a text."""
+    if _TEXT.fullmatch(received):
+        raise UpgradeError(f"the host refuses the link: {received.splitlines()[0].decode()!r}")
+    return Agreed(HYPERKIT, Offload.NONE, received)
 
 
 def _next_event(http: h11.Connection, data: bytes) -> object:

@@ -297,6 +297,24 @@ def test_the_host_may_come_later(lab: Lab) -> None:
         late.close()
 
 
+def test_a_program_that_fails(lab: Lab) -> None:
+    program = Path(lab.host.url.removeprefix("unix://")).with_name("program")
+    program.write_text("#!/bin/sh\necho tried >&2\nexit 3\n")
+    program.chmod(0o755)
+    agent = Agent(lab.machine, f"stdio://{program}")
+
+    def tried() -> str:
+        log = agent.process.log.read_text()
+        if log.count("tried\n") < 3:
+            raise NotYetError("it is not tried again")
+        return log
+
+    log = until(tried, "the program is started again")
+    agent.process.stop()
+    assert "linked" not in log
+    assert log.count(f"no link to stdio://{program}: the program ended with status 3") == 1
+
+
 def test_the_end_without_a_host(lab: Lab) -> None:
     lab.host.close()
     agent = lab.agent()
@@ -389,6 +407,9 @@ def test_mtu(lab: Lab, flag: int | None, lease: int | None, mtu: int) -> None:
     agent.wait()
     assert lab.link()["mtu"] == mtu
     agent.process.stop()
+    said = f"the host offers an MTU of {lease}, so it is {lease}, not {flag}"
+    smaller = flag is not None and lease is not None and lease < flag
+    assert agent.process.log.read_text().count(said) == smaller
 
 
 def test_a_tap_that_is_removed(lab: Lab) -> None:

@@ -88,8 +88,8 @@ WRONG = [
     ["-mac", "01:00:5e:00:00:01"],
     ["-mac", "00:00:00:00:00:00"],
     ["-mtu", "0"],
-    ["-mtu", "67"],
-    ["-mtu", "65522"],
+    ["-mtu", "575"],
+    ["-mtu", "65521"],
     ["-mtu", "-1"],
     ["-mtu", "1500x"],
     ["-mtu", "٣٠٠٠"],
@@ -132,6 +132,7 @@ def test_help_names_every_flag(flag: str, capsys: pytest.CaptureFixture[str]) ->
     text = capsys.readouterr().out
     for name in ("url", "iface", "mac", "mtu", "stop-if-exist", "preexisting", "debug", "version"):
         assert f"--{name}" in text
+    assert "576 to 65520" in " ".join(text.split())
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -184,6 +185,6 @@ def test_the_command_is_light() -> None:
 
 def test_values() -> None:
     assert parse_mac("5A:94:EF:E4:0C:EE") == "5a:94:ef:e4:0c:ee"
-    assert parse_mtu("68") == 68
-    assert parse_mtu("65521") == 65521
+    assert parse_mtu("576") == 576
+    assert parse_mtu("65520") == 65520
     assert parse_names(" eth0 ,,ens3") == ("eth0", "ens3")

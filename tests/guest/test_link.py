@@ -12,6 +12,7 @@ import uvloop
 
 from taplink.endpoint import parse
 from taplink.framing import HYPERKIT, TAPLINK, LinkError
+from taplink.program import programs_ended
 from taplink.upgrade import Agreed, UpgradeError, switching_protocols
 from taplink.vnet import Offload
 from vsock_tap.link import FIRST_DELAY, LAST_DELAY, LASTING, Backoff, Link, open_link
@@ -90,6 +91,47 @@ def test_a_host_that_closes(open_to: Open) -> None:
 
     with pytest.raises(LinkError, match="closed"):
         open_to(script)
+
+
+def test_a_host_that_says_what_is_no_frame(open_to: Open) -> None:
+    with pytest.raises(UpgradeError, match=r"refuses the link: 'SSH-2.0-x'"):
+        open_to(lambda sock: sock.sendall(b"SSH-2.0-x\r\n"))
+
+
+def open_program(tmp_path: Path, text: str, silence: float = 10) -> Link:
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\n{text}\n")
+    program.chmod(0o755)
+
+    async def scenario() -> Link:
+        try:
+            link = await open_link(parse(f"stdio://{program}"), TSO, silence=silence)
+            link.sock.close()
+        finally:
+            await programs_ended(10)
+        return link
+
+    return asyncio.run(scenario())
+
+
+def test_a_program(tmp_path: Path) -> None:
+    link = open_program(tmp_path, "printf '\\003\\000abc'; exec cat")
+    assert link.agreed == Agreed(HYPERKIT, Offload.NONE, b"\x03\x00abc")
+
+
+def test_a_silent_program(tmp_path: Path) -> None:
+    link = open_program(tmp_path, "exec cat", silence=0)
+    assert link.agreed == Agreed(HYPERKIT, Offload.NONE, b"")
+
+
+def test_a_program_that_ends_at_once(tmp_path: Path) -> None:
+    with pytest.raises(LinkError, match=r"^the program ended with status 7$"):
+        open_program(tmp_path, "exit 7")
+
+
+def test_a_program_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(LinkError, match=r"^the host refuses the link: 'hello'$"):
+        open_program(tmp_path, "echo hello")
 
 
 def test_no_host(tmp_path: Path) -> None:

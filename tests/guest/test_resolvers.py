@@ -1,6 +1,7 @@
 """Who is told of name servers, and what systemd-resolved and resolvconf are told."""
 
 import os
+import socket
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -57,9 +58,12 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 @pytest.mark.parametrize("target", [STUB, "usr/lib/systemd/resolv.conf"])
-def test_resolved_is_told_where_programs_ask_it(machine: Machine, target: str) -> None:
+def test_resolved_is_told_where_programs_ask_it(
+    machine: Machine, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine.program("resolvectl")
     machine.link(target)
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo"), (2, "tap0")])
     resolver = machine.resolver()
     assert isinstance(resolver, Resolved)
     assert resolver.claim()
@@ -76,6 +80,15 @@ def test_resolved_is_told_where_programs_ask_it(machine: Machine, target: str) -
         "revert tap0",
     ]
     assert machine.path.read_text() == "nameserver 127.0.0.53\n"
+
+
+def test_resolved_forgets_by_itself_about_an_interface_that_is_gone(machine: Machine) -> None:
+    machine.program("resolvectl")
+    machine.link(STUB)
+    resolver = machine.resolver()
+    resolver.write([ONE], [])
+    assert resolver.restore()
+    assert machine.calls == ["dns tap0 192.168.127.1", "domain tap0 "]
 
 
 def test_the_file_is_written_where_resolved_is_not_asked(machine: Machine) -> None:

@@ -59,8 +59,8 @@ def test_the_file_named(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("mtu = 12", "1: -mtu: '12' is no MTU: 68 to 65521"),
-        ("\nspeed = 1", "2: unrecognized arguments: -speed=1"),
+        ("mtu = 12", "1: -mtu: '12' is no MTU: 576 to 65520"),
+        ("\nspeed = 1", "2: speed is no setting"),
         ("mtu", "1: 'mtu' is not like name = value"),
         ("mtu = 1 2", "1: '1 2' is more than one value; quotes keep spaces"),
         ("url = 'unix:///x", "1: No closing quotation"),

@@ -33,7 +33,7 @@ class Gvproxy:
         *flags: str,
         name: str = "gvproxy",
         env: Mapping[str, str] | None = None,
-        before: Sequence[str] = (),
+        before: Sequence[str | Path] = (),
     ) -> None:
         """`before` is a command that runs the daemon, such as prlimit."""
         self.path = folder / f"{name}.sock"

@@ -4,11 +4,9 @@ import asyncio
 import os
 import socket
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from taplink import endpoint as module
 from taplink.endpoint import (
@@ -264,50 +262,6 @@ def test_what_is_no_byte_stream(url: str) -> None:
         parse_listener(url)
     with pytest.raises(EndpointError, match=said.format("vsock://2:1024")):
         asyncio.run(connect(parse(url), 5))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def libuv() -> None:
-    """Let libuv make, before descriptors are counted, the pipes it keeps for good."""
-
-    async def start() -> None:
-        await (await asyncio.create_subprocess_exec("true")).wait()
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(start())
-
-
-@pytest.mark.parametrize("runner", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_a_program(runner: Callable[[], asyncio.AbstractEventLoop], tmp_path: Path) -> None:
-    """It gets its arguments, speaks over standard input and output, and ends with them."""
-    program = tmp_path / "program"
-    program.write_text("#!/bin/sh\necho $*\ncat\n")
-    program.chmod(0o755)
-
-    async def scenario() -> None:
-        sock = await connect(parse_peer(f"stdio://{program}?debug=1"), 10)
-        with sock:
-            reader, writer = await asyncio.open_connection(sock=sock)
-            assert await reader.readline() == b"-debug=1\n"
-            writer.write(b"frame")
-            assert await reader.readexactly(5) == b"frame"
-            writer.close()
-        async with asyncio.timeout(10):
-            assert await asyncio.gather(*module._programs) == [0]
-        assert not module._programs
-
-    with asyncio.Runner(loop_factory=runner) as running:
-        running.run(scenario())
-
-
-@pytest.mark.parametrize(
-    ("name", "why"), [("none", "No such file or directory"), ("file", "Permission denied")]
-)
-def test_a_program_that_cannot_be_started(tmp_path: Path, name: str, why: str) -> None:
-    (tmp_path / "file").touch()
-    url = f"stdio://{tmp_path}/{name}"
-    with pytest.raises(EndpointError, match=f"^{url}: {why}$"):
-        asyncio.run(connect(parse(url), 10))
 
 
 def test_nobody_connects_to_a_program() -> None:

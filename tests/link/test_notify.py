@@ -37,6 +37,7 @@ def test_systemd_is_told(monkeypatch: pytest.MonkeyPatch, manager: socket.socket
     for state in ("READY=1", "STATUS=a lease"):
         notify(state)
         assert manager.recv(100) == state.encode()
+    assert "NOTIFY_SOCKET" not in os.environ, "no child tells systemd anything"
 
 
 def test_an_abstract_socket(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,6 +224,16 @@ def test_other_answers_are_named(answer: bytes, reason: str) -> None:
         read_response(answer)
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_text_is_no_frame(end: bytes) -> None:
+    """No IPv4 or ARP frame is of printable bytes alone: its EtherType is not."""
+    with pytest.raises(UpgradeError, match=r"^the host refuses the link: 'one tap, not 0'$"):
+        read_response(b"one tap, not 0" + end)
+    data = b"\x2a\x20one tap, not 0" + end
+    assert read_response(data[:-1]) == Agreed(HYPERKIT, Offload.NONE, data[:-1])
+    assert read_response(data + b"\0") == Agreed(HYPERKIT, Offload.NONE, data + b"\0")
+
+
 def test_half_an_answer_is_not_silence() -> None:
     reader = ResponseReader(TSO)
     assert reader.feed(b"HTTP/1.1 101 Switching") is None

@@ -7,8 +7,9 @@ import dpkt
 import pytest
 
 from tests.lab import dialects, frames
+from tests.lab.namespace import Namespace
 from tests.lab.network import World, make_guest
-from tests.lab.programs import GATEWAY, GVPROXY, HOST, VSOCK_TAP, Agent, Gvproxy
+from tests.lab.programs import DEVICE, GATEWAY, GVPROXY, HOST, VSOCK_TAP, Agent, Gvproxy
 from tests.lab.wait import NotYetError, until
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
@@ -143,6 +144,38 @@ def test_what_is_wrong_is_one_line_and_status_1(
     assert text in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
+
+
+CLOSED = ["<&-", ">&-", "<&- >&- 2>&-"]
+
+
+def without(closed: str, *command: str | Path) -> list[str | Path]:
+    """Return what runs a command without some of its standard descriptors."""
+    return ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+def test_closed_standard_descriptors_are_no_matter(world: World, closed: str) -> None:
+    gvproxy = Gvproxy(world.folder, world.host, before=without(closed))
+    with Namespace("guest", world.folder) as guest:
+        flags = ["-url", gvproxy.url, "-stop-if-exist", ""]
+        agent = guest.start("agent", *without(closed, VSOCK_TAP, *flags))
+
+        def leased() -> None:
+            agent.check()
+            if DEVICE not in guest.run("ip", "-4", "address"):
+                raise NotYetError("no lease")
+
+        until(leased, "the guest has its lease")
+        agent.stop()
+    gvproxy.process.stop()
+
+
+@pytest.mark.parametrize("closed", CLOSED[:2])
+def test_a_guest_at_closed_standard_descriptors(world: World, closed: str) -> None:
+    done = world.host.try_run(*without(closed, GVPROXY, "-listen-stdio", "accept"))
+    said = "gvproxy: -listen-stdio: standard input and output must be pipes\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
 
 
 def test_a_busy_published_port_is_one_line_and_status_1(world: World) -> None:

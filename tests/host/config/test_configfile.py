@@ -283,6 +283,11 @@ def test_forwards_take_the_place_of_ssh_unless_its_port_is_given(path: Path) -> 
     assert config.forwards[1].hint == f"stack.forwards.:80 ({path} line 1)"
 
 
+def test_no_forwards_are_no_ssh_either(path: Path) -> None:
+    assert parse(path, "stack: {forwards: {}}").forwards == ()
+    assert parse(path, "forwards: []").forwards != (), "those by ssh are others"
+
+
 def test_the_documents_example_has_every_key(path: Path) -> None:
     (text,) = re.findall("```yaml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     config = parse(path, text)

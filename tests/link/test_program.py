@@ -1,0 +1,100 @@
+"""Programs in the place of a host: started, spoken to, and how they end."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import uvloop
+
+from taplink import program as module
+from taplink.endpoint import EndpointError, parse, parse_peer
+from taplink.program import programs_ended, start
+
+T = TypeVar("T")
+Run = Callable[[Coroutine[object, object, T]], T]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libuv() -> None:
+    """Let libuv make, before descriptors are counted, the pipes it keeps for good."""
+
+    async def started() -> None:
+        await (await asyncio.create_subprocess_exec("true")).wait()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(started())
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop])
+def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
+    with asyncio.Runner(loop_factory=request.param) as runner:
+        yield runner
+        assert not module._programs
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        path = tmp_path / "program"
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+        return path
+
+    return write
+
+
+def test_a_program(runner: asyncio.Runner, script: Callable[[str], Path]) -> None:
+    """It gets its arguments, speaks over standard input and output, and ends with them."""
+
+    async def scenario() -> None:
+        program = await start(parse_peer(f"stdio://{script('echo $*; cat')}?debug=1"))
+        with program.sock as sock:
+            reader, writer = await asyncio.open_connection(sock=sock)
+            assert await reader.readline() == b"-debug=1\n"
+            writer.write(b"frame")
+            assert await reader.readexactly(5) == b"frame"
+            writer.close()
+        assert await program.end() == "the program ended with status 0"
+
+    runner.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("exit 3", "the program ended with status 3"),
+        ("kill -KILL $$", "the program was ended by SIGKILL"),
+        ("kill -40 $$", "the program was ended by signal 40"),
+    ],
+)
+def test_how_it_ends(
+    runner: asyncio.Runner, script: Callable[[str], Path], text: str, end: str
+) -> None:
+    async def scenario() -> str:
+        program = await start(parse(f"stdio://{script(text)}"))
+        with program.sock:
+            return await program.end()
+
+    assert runner.run(scenario()) == end
+
+
+def test_one_that_lives_on(runner: asyncio.Runner, script: Callable[[str], Path]) -> None:
+    async def scenario() -> None:
+        program = await start(parse(f"stdio://{script('cat')}"))
+        with program.sock:
+            assert await program.end(0) == "the program has closed its output"
+        await programs_ended(10)
+
+    runner.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("none", "No such file or directory"), ("file", "Permission denied")]
+)
+def test_one_that_cannot_be_started(tmp_path: Path, name: str, why: str) -> None:
+    (tmp_path / "file").touch()
+    url = f"stdio://{tmp_path}/{name}"
+    with pytest.raises(EndpointError, match=f"^{url}: {why}$"):
+        asyncio.run(start(parse(url)))
