@@ -154,7 +154,7 @@ def test_the_guest_is_enabled(installed: Machine) -> None:
     is_online(installed)
     (port,) = json.loads(installed.run(*API, "http://x/ports"))
     assert port["dialect"] == "taplink/1"
-    assert "tso4" in port["offload"]
+    assert "tso4" in port["offloads"]
     assert port["peer"] == "cid 1"
 
 
