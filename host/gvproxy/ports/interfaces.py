@@ -1,6 +1,5 @@
 """Listeners that speak a hypervisor's dialect from the first byte on, without /connect."""
 
-import logging
 import socket
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
@@ -8,7 +7,7 @@ from functools import partial
 from typing import Protocol
 
 from gvproxy.errors import StartError
-from gvproxy.listening import Dialect, Interface
+from gvproxy.listening import Dialect
 from gvproxy.ports.acceptor import Acceptor
 from gvproxy.ports.datagram import DatagramListener
 from gvproxy.ports.guestport import GuestPort
@@ -17,12 +16,9 @@ from gvproxy.ports.lobby import Lobby, Next
 from gvproxy.ports.tapsocket import Handover
 from gvproxy.ports.vpnkit import Handshake
 from taplink import endpoint
-from taplink.endpoint import EndpointError
 from taplink.framing import HYPERKIT, QEMU
 from taplink.tap import TapError, adopt_tap
 from taplink.vnet import Offload
-
-log = logging.getLogger(__name__)
 
 
 class _Listener(Protocol):
@@ -43,15 +39,6 @@ class Interfaces:
         self._macs = macs
         self._lobby = Lobby(loop)
         self._listeners: list[_Listener] = []
-
-    def open(self, interface: Interface) -> None:
-        """Listen; raises StartError."""
-        try:
-            sock = endpoint.listen(interface.endpoint)
-        except EndpointError as error:
-            raise StartError(f"-listen-{interface.dialect}: {error}") from error
-        self.serve(interface.dialect, sock)
-        log.info("listening at %s for %s", interface.endpoint, interface.dialect)
 
     def serve(self, dialect: Dialect, sock: socket.socket) -> None:
         """Take guests at a socket that listens, which belongs to the interfaces from now on."""
