@@ -14,6 +14,7 @@ from gvproxy import activation, listening
 from gvproxy import config as settings
 from gvproxy.config import Config, SshForward, configure
 from gvproxy.errors import ConfigError, GvproxyError
+from gvproxy.process import check_passed
 from taplink import flags
 from taplink.text import reason
 
@@ -28,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     with flags.errors_in_one_line(PROGRAM, log, GvproxyError):
         sockets = activation.sockets()
         config = parse(sys.argv[1:] if argv is None else argv, activated=bool(sockets))
+        check_passed(config.descriptors)
         set_up_logging(config.log_level, config.log_file)
         # Only now: a wrong flag is told, and the version printed, without loading the stack.
         from gvproxy import daemon

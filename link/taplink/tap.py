@@ -155,7 +155,7 @@ def adopt_tap(fd: int) -> Tap:
     try:
         encoded, flags = _IFREQ.unpack(fcntl.ioctl(fd, TUNGETIFF, bytes(_IFREQ.size)))
     except (OSError, NameError):
-        raise TapError(f"descriptor {fd} is no tap") from None
+        raise TapError("it is no tap") from None
     name = os.fsdecode(encoded.rstrip(b"\0"))
     if not flags & IFF_TAP:
         raise TapError(f"{name}: a tun, which has no Ethernet frames; a tap is needed")
