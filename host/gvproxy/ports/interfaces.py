@@ -92,7 +92,7 @@ class Interfaces:
         raise StartError(f"-listen-fd {descriptor}: a socket of a kind that no guest has")
 
     def _take_tap(self, sock: socket.socket) -> None:
-        handover = Handover(sock, self._guests.attach_tap)
+        handover = Handover(self._loop, sock, self._guests.attach_tap)
         self._lobby.enter(sock, handover.feed, handover.receive)
 
     def _shake_hands(self, sock: socket.socket) -> None:
