@@ -266,7 +266,7 @@ class Daemon:
     def _bind(self, bound: ExitStack) -> list[Callable[[], None]]:
         """Have the listening sockets, which `bound` closes; returns what begins to accept."""
         config, interfaces = self._config, self._interfaces
-        places: list[tuple[str, Endpoint, Callable[[socket.socket], None]]] = [
+        places: list[tuple[str, Endpoint, Callable[[socket.socket, str], None]]] = [
             *(("-listen", where, self._reception.listen) for where in config.listen),
             *(("-services", where, self._desk.listen) for where in config.services),
             *(
@@ -283,16 +283,16 @@ class Daemon:
             if where.path:
                 self._sockets[where.path] = endpoint.identity(where.path)
             log.info("listening at %s (%s)", where, flag)
-            serve.append(partial(take, sock))
+            serve.append(partial(take, sock, str(where)))
         return serve
 
     def _serve_inherited(self, inherited: Inherited) -> None:
         if inherited.dialect is not None:
-            self._interfaces.serve(inherited.dialect, inherited.sock)
+            self._interfaces.serve(inherited.dialect, inherited.sock, str(inherited))
         elif inherited.name == activation.SERVICES:
-            self._desk.listen(inherited.sock)
+            self._desk.listen(inherited.sock, str(inherited))
         else:
-            self._reception.listen(inherited.sock)
+            self._reception.listen(inherited.sock, str(inherited))
         log.info("listening at %s", inherited)
 
     def _notify(self, event: Event, mac: str = "") -> None:
