@@ -123,7 +123,11 @@ def _parser() -> flags.Parser:
     )
     for name, url, what in (
         ("qemu", "URL", "QEMU's -netdev stream or socket at unix:///PATH or tcp://HOST:PORT"),
-        ("vpnkit", "URL", "hyperkit's vpnkit protocol at unix:///PATH"),
+        (
+            "vpnkit",
+            "URL",
+            "hyperkit's vpnkit protocol at unix:///PATH, tcp://HOST:PORT or vsock://:PORT",
+        ),
         ("bess", "URL", "BESS at unixpacket:///PATH"),
         ("vfkit", "URL", "vfkit at unixgram:///PATH"),
         ("tap", "URL", "taps that are handed over at unix:///PATH (SCM_RIGHTS)"),

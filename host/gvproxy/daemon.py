@@ -29,6 +29,7 @@ from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.echo import EchoFlows
 from gvproxy.flows.tcp import TcpFlows
 from gvproxy.flows.udp import MAX_MAPPINGS, UdpFlows
+from gvproxy.listening import Dialect
 from gvproxy.ports.capture import Capture
 from gvproxy.ports.guestport import GuestPort
 from gvproxy.ports.guests import OFFLOADS, Guests
@@ -260,7 +261,7 @@ class Daemon:
             try:
                 await self.forwarder.expose(forward.local, forward.remote, forward.protocol)
             except ForwarderError as error:
-                hint = f" ({forward.hint})" if forward.hint else ""
+                hint = f"; {forward.hint}" if forward.hint else ""
                 raise StartError(f"{error}{hint}") from error
 
     def _bind(self, bound: ExitStack) -> list[Callable[[], None]]:
@@ -294,6 +295,10 @@ class Daemon:
         else:
             self._reception.listen(inherited.sock, str(inherited))
         log.info("listening at %s", inherited)
+        if not inherited.known:
+            known = ", ".join((*Dialect, activation.SERVICES))
+            text = "%s is served as -listen is: other names than %s have no meaning"
+            log.warning(text, inherited, known)
 
     def _notify(self, event: Event, mac: str = "") -> None:
         if self._notifications is not None:

@@ -265,7 +265,7 @@ def busy() -> tuple[socket.socket, int]:
 
 def test_a_busy_port_to_publish(run: Callable[..., None], path: Path) -> None:
     sock, port = busy()
-    said = rf"127.0.0.1:{port}: Address already in use \(-ssh-port chooses another, -1 none\)$"
+    said = rf"127.0.0.1:{port}: Address already in use; -ssh-port chooses another, -1 none$"
     with sock, pytest.raises(StartError, match=said):
         run(settings(path, ssh_port=port), nothing)
     assert not path.exists(), "what it had begun is undone"

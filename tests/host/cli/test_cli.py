@@ -192,6 +192,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for name in ("listen", "mtu", "ssh-port", "subnet", "gatewayIP", "pid-file", "debug"):
         assert f"--{name} " in shown
+    assert "at unix:///PATH, tcp://HOST:PORT or vsock://:PORT" in " ".join(shown.split())
     assert max(map(len, shown.splitlines())) <= 80
 
 
