@@ -1,8 +1,8 @@
 """Sockets that systemd has opened for us (sd_listen_fds(3), systemd.socket(5)).
 
 A socket's FileDescriptorName says what it is for: `qemu`, `vpnkit`, `bess`, `vfkit` for guests of
-these dialects, `tap` for taps that are handed over, `services` for API calls only, any other name
-for what -listen is.
+these dialects, `tap` for taps that are handed over, `services` for API calls only, `listen` or
+anything else for what -listen is.
 """
 
 import os
@@ -26,11 +26,18 @@ class Inherited:
     """One such socket, which does not block; no `dialect` means -listen, or -services."""
 
     sock: socket.socket
+    descriptor: int
     name: str
     dialect: Dialect | None
 
     def __str__(self) -> str:
-        return f"systemd's socket {self.name}"
+        return f"systemd's socket {self.name or self.descriptor}"
+
+    @property
+    def known(self) -> bool:
+        """Tell whether the name says what the socket is for, or nobody has given it one."""
+        unnamed = self.name in ("", "unknown", "listen") or self.name.endswith(".socket")
+        return unnamed or self.dialect is not None or self.name == SERVICES
 
 
 def sockets() -> tuple[Inherited, ...]:
@@ -46,15 +53,16 @@ def sockets() -> tuple[Inherited, ...]:
 
 
 def _take(descriptor: int, name: str) -> Inherited:
+    shown = name or descriptor
     try:
         sock = socket.socket(fileno=descriptor)
     except OSError as error:
-        raise ConfigError(f"systemd's socket {name} cannot be used: {error.strerror}") from error
+        raise ConfigError(f"systemd's socket {shown} cannot be used: {error.strerror}") from error
     sock.set_inheritable(False)
     sock.setblocking(False)
     dialect = Dialect(name) if name in set(Dialect) else None
     wanted = socket.SOCK_STREAM if dialect is None else _KINDS.get(dialect, socket.SOCK_STREAM)
     if sock.type != wanted:
         sock.close()
-        raise ConfigError(f"systemd's socket {name} is of another type than that name needs")
-    return Inherited(sock, name, dialect)
+        raise ConfigError(f"systemd's socket {shown} is of another type than that name needs")
+    return Inherited(sock, descriptor, name, dialect)

@@ -14,6 +14,7 @@ from gvproxy import activation, listening
 from gvproxy import config as settings
 from gvproxy.config import Config, SshForward, configure
 from gvproxy.errors import ConfigError, GvproxyError
+from gvproxy.process import check_passed
 from taplink import flags
 from taplink.journal import log_handler
 from taplink.text import reason
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     with flags.errors_in_one_line(PROGRAM, log, GvproxyError):
         sockets = activation.sockets()
         config = parse(sys.argv[1:] if argv is None else argv, activated=bool(sockets))
+        check_passed(config.descriptors)
         set_up_logging(config.log_level, config.log_file)
         # Only now: a wrong flag is told, and the version printed, without loading the stack.
         from gvproxy import daemon
@@ -127,7 +129,11 @@ def make_parser() -> flags.Parser:
     )
     for name, url, what in (
         ("qemu", "URL", "QEMU's -netdev stream or socket at unix:///PATH or tcp://HOST:PORT"),
-        ("vpnkit", "URL", "hyperkit's vpnkit protocol at unix:///PATH"),
+        (
+            "vpnkit",
+            "URL",
+            "hyperkit's vpnkit protocol at unix:///PATH, tcp://HOST:PORT or vsock://:PORT",
+        ),
         ("bess", "URL", "BESS at unixpacket:///PATH"),
         ("vfkit", "URL", "vfkit at unixgram:///PATH"),
         ("tap", "URL", "taps that are handed over at unix:///PATH (SCM_RIGHTS)"),

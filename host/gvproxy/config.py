@@ -321,7 +321,7 @@ def _ssh_forward(forward: SshForward, device: IPv4Address) -> Forward:
         protocol, path = "unix", forward.socket
     user, dest, key = map(quote, (forward.user, forward.dest, forward.identity))
     remote = f"ssh-tunnel://{user}@{device}:{DEVICE_SSH_PORT}{dest}?key={key}"
-    return Forward(path, remote, protocol, hint="-forward-sock")
+    return Forward(path, remote, protocol, hint="see -forward-sock")
 
 
 def _containers(gateway: IPv4Address, device: IPv4Address, host: IPv4Address) -> tuple[Zone, ...]:

@@ -172,7 +172,9 @@ def _forwards(value: _Value) -> tuple[Forward, ...]:
         protocol, separator, rest = local.partition(":")
         if not separator or protocol not in ("udp", "unix", "npipe"):
             protocol, rest = "tcp", local
-        found.append(Forward(rest.removeprefix("//"), remote.text(), protocol, hint=remote.where))
+        found.append(
+            Forward(rest.removeprefix("//"), remote.text(), protocol, f"see {remote.where}")
+        )
     return tuple(found)
 
 

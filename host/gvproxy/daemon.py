@@ -1,7 +1,7 @@
 """The composition root: makes the parts of a daemon, joins them, and ends them in order.
 
 Everything runs in one loop and one thread.  `run` is the daemon as a process; `Daemon` is the same
-without signals and pid file.
+without signals.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.echo import EchoFlows
 from gvproxy.flows.tcp import TcpFlows
 from gvproxy.flows.udp import MAX_MAPPINGS, UdpFlows
+from gvproxy.listening import Dialect
 from gvproxy.ports.capture import Capture
 from gvproxy.ports.guestport import GuestPort
 from gvproxy.ports.guests import OFFLOADS, Guests
@@ -116,21 +117,19 @@ async def _serve(config: Config, inherited: Sequence[Inherited]) -> int:
     notify = notifier()
     daemon = Daemon(config, loop, inherited)
     daemon.deserted = lambda: end("its only guest has gone")
-    with ExitStack() as stack:
-        try:
-            with nullcontext() if config.log_level == logging.DEBUG else log_held_back():
-                await daemon.start()
-                stack.enter_context(pid_file(config.pid_file))
-            log.info("gvproxy %s is ready", version("vsock-tap"))
-            notify("READY=1")
-            feed_watchdog(notify, loop)
-            log.info("ending (%s)", await stop)
-            notify("STOPPING=1")
-        finally:
-            await daemon.close()
-            for number in _END_SIGNALS:  # another Ctrl-C has nothing left to end
-                loop.remove_signal_handler(number)
-                signal.signal(number, signal.SIG_IGN)
+    try:
+        with nullcontext() if config.log_level == logging.DEBUG else log_held_back():
+            await daemon.start()
+        log.info("gvproxy %s is ready", version("vsock-tap"))
+        notify("READY=1")
+        feed_watchdog(notify, loop)
+        log.info("ending (%s)", await stop)
+        notify("STOPPING=1")
+    finally:
+        await daemon.close()
+        for number in _END_SIGNALS:  # another Ctrl-C has nothing left to end
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
     return 0
 
 
@@ -214,6 +213,8 @@ class Daemon:
         self._guest_http = make_runner(make_guest_app(self.forwarder))
         self._adopting: set[asyncio.Task[None]] = set()
         self._sockets: dict[str, tuple[int, int] | None] = {}
+        self._held = ExitStack()
+        """What is given back at the very end."""
 
     async def start(self) -> None:
         """Listen and publish as configured; raises StartError, and `close` cleans up."""
@@ -233,54 +234,72 @@ class Daemon:
             self._dns_tcp.serve, gateway, dns.PORT, max_clients=dnstcp.MAX_CLIENTS
         )
         await self._publish()
-        # A start that fails should not cost another daemon its capture, nor let guests in.  From
-        # here on nothing is waited for, so the first frame comes when all of it is there.
-        for where in self._config.listen:
-            self._listen("-listen", where, self._reception)
-        for where in self._config.services:
-            self._listen("-services", where, self._desk)
-        for interface in self._config.interfaces:
-            self._interfaces.open(interface)
-            if path := interface.endpoint.path:
-                self._sockets[path] = endpoint.identity(path)
+        # A start that fails should not cost another daemon its pid file or its capture, nor let
+        # guests in.
+        with ExitStack() as bound:
+            serve = self._bind(bound)
+            if self._keeper is not None:
+                await self._keeper.publish()
+            self._held.enter_context(pid_file(self._config.pid_file))
+            if self._config.pcap is not None:
+                self._guests.capture = Capture(self._config.pcap, self._loop)
+            bound.pop_all()
+        # From here on nothing is waited for, so the first frame comes when all of it is there.
+        for begin in serve:
+            begin()
         for one in self._inherited:
             self._serve_inherited(one)
-        if self._config.pcap is not None:
-            self._guests.capture = Capture(self._config.pcap, self._loop)
         self._notify(Event.READY)
         if pipes is not None:
             self._own.append(self._guests.attach_stream(pipes))
         for descriptor in self._config.descriptors:
             self._own.append(self._interfaces.attach(descriptor))
+        if self._keeper is not None:
+            self._keeper.begin()
 
     async def _publish(self) -> None:
         for forward in self._config.forwards:
             try:
                 await self.forwarder.expose(forward.local, forward.remote, forward.protocol)
             except ForwarderError as error:
-                hint = f" ({forward.hint})" if forward.hint else ""
+                hint = f"; {forward.hint}" if forward.hint else ""
                 raise StartError(f"{error}{hint}") from error
-        if self._keeper is not None:
-            await self._keeper.publish()
 
-    def _listen(self, flag: str, where: Endpoint, reception: Reception) -> None:
-        try:
-            sock = endpoint.listen(where)
-        except EndpointError as error:
-            raise StartError(f"{flag}: {error}") from error
-        if where.path:
-            self._sockets[where.path] = endpoint.identity(where.path)
-        reception.listen(sock)
-        log.info("listening at %s", where)
+    def _bind(self, bound: ExitStack) -> list[Callable[[], None]]:
+        """Have the listening sockets, which `bound` closes; returns what begins to accept."""
+        config, interfaces = self._config, self._interfaces
+        places: list[tuple[str, Endpoint, Callable[[socket.socket, str], None]]] = [
+            *(("-listen", where, self._reception.listen) for where in config.listen),
+            *(("-services", where, self._desk.listen) for where in config.services),
+            *(
+                (f"-listen-{one.dialect}", one.endpoint, partial(interfaces.serve, one.dialect))
+                for one in config.interfaces
+            ),
+        ]
+        serve: list[Callable[[], None]] = []
+        for flag, where, take in places:
+            try:
+                sock = bound.enter_context(endpoint.listen(where))
+            except EndpointError as error:
+                raise StartError(f"{flag}: {error}") from error
+            if where.path:
+                self._sockets[where.path] = endpoint.identity(where.path)
+            log.info("listening at %s (%s)", where, flag)
+            serve.append(partial(take, sock, str(where)))
+        return serve
 
     def _serve_inherited(self, inherited: Inherited) -> None:
         if inherited.dialect is not None:
-            self._interfaces.serve(inherited.dialect, inherited.sock)
+            self._interfaces.serve(inherited.dialect, inherited.sock, str(inherited))
         elif inherited.name == activation.SERVICES:
-            self._desk.listen(inherited.sock)
+            self._desk.listen(inherited.sock, str(inherited))
         else:
-            self._reception.listen(inherited.sock)
+            self._reception.listen(inherited.sock, str(inherited))
         log.info("listening at %s", inherited)
+        if not inherited.known:
+            known = ", ".join((*Dialect, activation.SERVICES))
+            text = "%s is served as -listen is: other names than %s have no meaning"
+            log.warning(text, inherited, known)
 
     def _notify(self, event: Event, mac: str = "") -> None:
         if self._notifications is not None:
@@ -314,6 +333,7 @@ class Daemon:
         await self._guest_http.cleanup()
         if self._notifications is not None:
             await self._notifications.close()
+        self._held.close()
 
     # The stack's clock
 

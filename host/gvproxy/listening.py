@@ -48,6 +48,12 @@ _SCHEMES = {
     Dialect.VFKIT: (Scheme.UNIXGRAM,),
     Dialect.TAP: (Scheme.UNIX,),
 }
+_ELSEWHERE: dict[str, str] = {
+    Scheme.UNIXPACKET: f"-listen-{Dialect.BESS}",
+    Scheme.UNIXGRAM: f"-listen-{Dialect.VFKIT}",
+    Scheme.STDIO: "-listen-stdio",
+}
+"""The flags of what is no byte stream, or not to be listened at."""
 _EXCLUSIVE = (Dialect.QEMU, Dialect.VPNKIT, Dialect.BESS)
 """Of these Go's gvproxy takes one."""
 
@@ -66,6 +72,10 @@ def read(
     interfaces = _interfaces({dialect: url for dialect, url in dialects.items() if url})
     taken = tuple(interface.endpoint for interface in interfaces)
     default = () if interfaces or others else (DEFAULT_LISTEN,)
+    for url in listen:
+        flag = _ELSEWHERE.get(url.partition("://")[0].lower())
+        if flag is not None:
+            raise ConfigError(f"-listen: {url!r} belongs to {flag}")
     where = _endpoints("-listen", listen or default, taken)
     taken += where
     return Places(where, _endpoints("-services", [services] if services else [], taken), interfaces)

@@ -2,12 +2,13 @@
 
 import logging
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
-from gvproxy.errors import StartError
+from gvproxy.errors import ConfigError, StartError
 
 _DESCRIPTORS = 1 << 20
 """Where there is no limit: more than the tables of flows hold together."""
@@ -35,6 +36,20 @@ def descriptor_limit() -> int:
         return _DESCRIPTORS
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+
+
+def check_passed(descriptors: Iterable[int]) -> None:
+    """Raise ConfigError unless whoever started the process has passed them, as tap or socket.
+
+    To be asked before anything else is opened: what is open later may be our own.
+    """
+    for descriptor in descriptors:
+        try:
+            mode = os.fstat(descriptor).st_mode
+        except OSError:
+            raise ConfigError(f"-listen-fd {descriptor}: no such descriptor was passed") from None
+        if not (stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)):
+            raise ConfigError(f"-listen-fd {descriptor}: it is no tap, and no socket")
 
 
 def resident_bytes() -> int:

@@ -46,6 +46,7 @@ reset a stream of many small frames that goes over; the bound follows this size.
 _BUFFER_OPTIONS = ((32, socket.SO_SNDBUF), (33, socket.SO_RCVBUF))
 """Each behind its SO_…BUFFORCE (asm-generic/socket.h), which `socket` has no name for."""
 _PORT = re.compile(r"[0-9]{1,10}")
+_NO_SLASHES = re.compile(r"(unix|unixpacket|unixgram|stdio):(/.+)", re.IGNORECASE)
 _PEER, _LISTENER = "vsock://2:1024", "vsock://:1024"
 """Examples for who wrote something else: of what is connected to, and of where to listen."""
 
@@ -105,7 +106,7 @@ class Endpoint:
 
 def parse_peer(url: str) -> Endpoint:
     """Read the URL of what is to be connected to; raises EndpointError."""
-    endpoint = parse(url)
+    endpoint = parse(url, schemes=(*_TRANSPORTS, Scheme.STDIO))
     _check_peer(endpoint)
     return endpoint
 
@@ -115,7 +116,8 @@ def parse_listener(url: str, *schemes: Scheme) -> Endpoint:
 
     Raises EndpointError.
     """
-    endpoint = parse(url, _example(url, schemes) if schemes else _LISTENER)
+    example = _example(url, schemes) if schemes else _LISTENER
+    endpoint = parse(url, example, schemes or _TRANSPORTS)
     if not schemes:
         _check_transport(endpoint, _LISTENER)
     elif endpoint.scheme not in schemes:
@@ -130,20 +132,25 @@ def _example(url: str, schemes: Sequence[Scheme]) -> str:
     return f"{schemes[0]}://{place}"
 
 
-def parse(url: str, example: str = _PEER) -> Endpoint:
-    """Read any endpoint's URL; raises EndpointError, which shows the example where it helps."""
+def parse(url: str, example: str = _PEER, schemes: Sequence[Scheme] = _TRANSPORTS) -> Endpoint:
+    """Read any endpoint's URL.
+
+    Raises EndpointError, which shows the example and the schemes where it helps.
+    """
     # urlsplit drops some of these silently, and none of them belongs into a request head.
     if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in url):
         raise EndpointError(f"{url!r}: a URL has no spaces or control characters")
     name, separator, _ = url.partition("://")
     if not separator:
-        if url.startswith("/") and example in (_PEER, _LISTENER):
+        if slashes := _NO_SLASHES.fullmatch(url):
+            example = f"{slashes[1].lower()}://{slashes[2]}"
+        elif url.startswith("/") and example in (_PEER, _LISTENER):
             example = f"unix://{url}"
         raise EndpointError(f"{url!r} is no URL, such as {example}")
     try:
         scheme = Scheme(name.lower())
     except ValueError:
-        known = ", ".join(f"{scheme}://" for scheme in _TRANSPORTS)
+        known = ", ".join(f"{scheme}://" for scheme in schemes)
         raise EndpointError(f"{url}: unknown scheme {name!r} (known are {known})") from None
     try:
         parts = urlsplit(url)
@@ -247,7 +254,7 @@ def _socket_path(url: str, quoted: str) -> str:
 
 def _check_transport(endpoint: Endpoint, example: str) -> None:
     if endpoint.scheme not in _TRANSPORTS:
-        why = f"{endpoint.scheme}:// is not supported yet"
+        why = f"{endpoint.scheme}:// is no byte stream"
         examples = f"{example}, unix:///run/gvproxy.sock or tcp://127.0.0.1:1024"
         raise EndpointError(f"{endpoint}: {why}; take one such as {examples}")
 

@@ -9,6 +9,7 @@ Addresses, MTU and state of the device are set over netlink, elsewhere.  Linux o
 Documentation/networking/tuntap.rst and linux/if_tun.h.
 """
 
+import ctypes
 import errno
 import os
 import socket
@@ -42,6 +43,11 @@ IFF_TUN_EXCL = 0x8000
 
 _IFREQ = Struct("16sH22x")  # struct ifreq with ifr_flags; 40 bytes on 64-bit machines
 _INT = Struct("i")
+_SOCK_FILTER = Struct("HBBI")  # linux/filter.h
+_SOCK_FPROG = Struct("@HP")
+BPF_RET = 0x06
+TUNATTACHFILTER = 0x400054D5 | _SOCK_FPROG.size << 16
+TUNDETACHFILTER = 0x400054D6 | _SOCK_FPROG.size << 16
 
 _TSO_FAMILIES = Offload.TSO4 | Offload.TSO6
 _TSO = Offload.CSUM | _TSO_FAMILIES
@@ -154,20 +160,38 @@ def adopt_tap(fd: int) -> Tap:
     """
     try:
         encoded, flags = _IFREQ.unpack(fcntl.ioctl(fd, TUNGETIFF, bytes(_IFREQ.size)))
-    except (OSError, NameError):
-        raise TapError(f"descriptor {fd} is no tap") from None
+    except (OSError, NameError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EBADFD:
+            raise TapError("the tap has no interface, or no longer") from None
+        raise TapError("it is no tap") from None
     name = os.fsdecode(encoded.rstrip(b"\0"))
     if not flags & IFF_TAP:
         raise TapError(f"{name}: a tun, which has no Ethernet frames; a tap is needed")
-    if not flags & IFF_NO_PI:
-        raise TapError(f"{name}: the tap was opened without IFF_NO_PI")
-    os.set_blocking(fd, False)
     tap = Tap(fd, name, bool(flags & IFF_VNET_HDR))
     try:
+        if not _without_packet_information(fd):
+            raise TapError(f"{name}: the tap was opened without IFF_NO_PI")
+        os.set_blocking(fd, False)
         _prepare(tap)
     except OSError as error:
         raise _error(name, error) from error
     return tap
+
+
+def _without_packet_information(fd: int) -> bool:
+    """Tell whether frames come without struct tun_pi; a filter the tap had is lost.
+
+    TUNGETIFF says IFF_NOFILTER by the bit of IFF_NO_PI (drivers/net/tun.c), so only of a tap that
+    has a filter does it tell the latter.  The one it has meanwhile lets everything pass.
+    """
+    everything = ctypes.create_string_buffer(_SOCK_FILTER.pack(BPF_RET, 0, 0, 0xFFFFFFFF))
+    program = _SOCK_FPROG.pack(1, ctypes.addressof(everything))
+    fcntl.ioctl(fd, TUNATTACHFILTER, program)
+    try:
+        _, flags = _IFREQ.unpack(fcntl.ioctl(fd, TUNGETIFF, bytes(_IFREQ.size)))
+    finally:
+        fcntl.ioctl(fd, TUNDETACHFILTER, program)
+    return bool(flags & IFF_NO_PI)
 
 
 def _prepare(tap: Tap) -> None:

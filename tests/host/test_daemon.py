@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import socket
 import stat
 from collections.abc import Awaitable, Callable
@@ -264,7 +265,7 @@ def busy() -> tuple[socket.socket, int]:
 
 def test_a_busy_port_to_publish(run: Callable[..., None], path: Path) -> None:
     sock, port = busy()
-    said = rf"127.0.0.1:{port}: Address already in use \(-ssh-port chooses another, -1 none\)$"
+    said = rf"127.0.0.1:{port}: Address already in use; -ssh-port chooses another, -1 none$"
     with sock, pytest.raises(StartError, match=said):
         run(settings(path, ssh_port=port), nothing)
     assert not path.exists(), "what it had begun is undone"
@@ -454,3 +455,35 @@ def test_a_start_that_fails_leaves_another_s_capture_alone(
         with pytest.raises(StartError, match="somebody listens"):
             run(settings(path, pcap=str(recording)), nothing)
     assert recording.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "sent", "why"),
+    [
+        ("qemu", b"POST /connect HTTP/1.1\r\n\r\n", "an agent or HTTP client belongs to -listen"),
+        ("qemu", b"GET / HTTP/1.1\r\n\r\n", "an agent or HTTP client belongs to -listen"),
+        ("qemu", b"\xff\xff\xff\xff", "what arrived is no frame of QEMU's"),
+        ("vpnkit", b"GET / HTTP/1.1\r\n\r\n", "what arrived is not vpnkit's hello"),
+    ],
+)
+def test_who_does_not_speak_the_dialect_is_refused(
+    run: Callable[[Config, Scenario], None],
+    path: Path,
+    caplog: pytest.LogCaptureFixture,
+    dialect: str,
+    sent: bytes,
+    why: str,
+) -> None:
+    url = f"unix://{path}.{dialect}"
+
+    async def scenario(daemon: Daemon) -> None:
+        for _ in range(2):
+            reader, writer = await asyncio.open_unix_connection(f"{path}.{dialect}")
+            writer.write(sent)
+            assert await reader.read() == b""
+            writer.close()
+        assert daemon.ports() == []
+
+    run(settings(path, **{f"listen_{dialect}": url}), scenario)
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert warnings == [f"refused at {url}: {why}"]

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -205,18 +206,42 @@ def test_a_zone_there_is_no_room_for_is_said(
     )
 
 
-def test_a_start_that_fails_loses_nothing(folder: Path) -> None:
-    port = free_port()
-    run(settings(folder), tell_all, expose(f"127.0.0.1:{port}"))
-    before = saved(folder)
-    with socket.create_server(("127.0.0.1", 0)) as busy:
-        forwards = [
-            Forward(f"127.0.0.1:{free_port()}", f"{GUEST}:1"),
-            Forward(f"127.0.0.1:{busy.getsockname()[1]}", f"{GUEST}:2"),
-        ]
-        with pytest.raises(StartError):
-            run(settings(folder, forwards=forwards))
-    assert saved(folder) == before
+def failing_starts() -> list[dict[str, object]]:
+    nowhere = "/nonexistent/gvproxy"
+    taken = [Forward(f"127.0.0.1:{free_port()}", f"{GUEST}:{n}") for n in (1, 2)]
+    return [
+        {"forwards": [taken[0], replace(taken[1], local=taken[0].local)]},
+        {"listen": [f"unix://{nowhere}"], "subnet": "10.5.0.0/24"},
+        {"listen_qemu": f"unix://{nowhere}"},
+        {"pcap": nowhere},
+        {"pid_file": nowhere},
+        {"listen_fd": [1000]},
+    ]
+
+
+@pytest.mark.parametrize("fault", failing_starts(), ids=lambda fault: next(iter(fault)))
+def test_a_start_that_fails_loses_nothing(folder: Path, fault: dict[str, object]) -> None:
+    run(settings(folder), tell_all, expose(f"127.0.0.1:{free_port()}"))
+    before = (folder / state.FILE).read_bytes()
+    with pytest.raises(StartError):
+        run(settings(folder, **fault))
+    assert (folder / state.FILE).read_bytes() == before
+
+
+def test_the_configuration_s_listeners_come_first(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    port, path = free_port(), f"{folder}.web"
+    run(
+        settings(folder),
+        expose(f"127.0.0.1:{port}"),
+        expose(path, f"tcp://{GUEST}:80", "unix"),
+    )
+    config = settings(folder, listen=[f"tcp://127.0.0.1:{port}", f"unix://{path}"])
+    run(config, check([], leased=False, zones=False))
+    assert f"tcp 127.0.0.1:{port} is not published again: " in caplog.text
+    assert f"unix {path} is not published again: " in caplog.text
+    assert not Path(path).exists()
 
 
 def test_a_second_daemon_does_not_take_the_folder(folder: Path) -> None:

@@ -255,7 +255,7 @@ def test_connect_takes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("url", ["unixpacket:///a", "unixgram:///a"])
 def test_what_is_no_byte_stream(url: str) -> None:
-    said = f"{url}: .* is not supported yet; .*{{}}, unix:///.* or tcp://"
+    said = f"{url}: .*:// is no byte stream; .*{{}}, unix:///.* or tcp://"
     with pytest.raises(EndpointError, match=said.format("vsock://2:1024")):
         parse_peer(url)
     with pytest.raises(EndpointError, match=said.format("vsock://:1024")):
@@ -345,9 +345,28 @@ def test_the_example_is_of_what_is_asked_for(url: str) -> None:
 
 
 def test_an_unknown_scheme_is_told_what_works() -> None:
-    said = r"unknown scheme 'ftp' \(known are vsock://, unix://, tcp://\)$"
-    with pytest.raises(EndpointError, match=said):
-        parse("ftp://a")
+    said = r"^ftp://a: unknown scheme 'ftp' \(known are %s\)$"
+    with pytest.raises(EndpointError, match=said % "vsock://, unix://, tcp://, stdio://"):
+        parse_peer("ftp://a")
+    with pytest.raises(EndpointError, match=said % "vsock://, unix://, tcp://"):
+        parse_listener("ftp://a")
+    with pytest.raises(EndpointError, match=said % "unixgram://"):
+        parse_listener("ftp://a", Scheme.UNIXGRAM)
+
+
+@pytest.mark.parametrize(
+    ("url", "example"),
+    [
+        ("unix:/tmp/x.sock", "unix:///tmp/x.sock"),
+        ("unixgram:/tmp/x.sock", "unixgram:///tmp/x.sock"),
+        ("/tmp/x.sock", "unix:///tmp/x.sock"),
+        ("unix:x.sock", "vsock://:1024"),
+        ("tcp:/a", "vsock://:1024"),
+    ],
+)
+def test_slashes_that_were_forgotten(url: str, example: str) -> None:
+    with pytest.raises(EndpointError, match=f"^'{url}' is no URL, such as {example}$"):
+        parse_listener(url)
 
 
 @pytest.mark.parametrize(

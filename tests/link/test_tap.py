@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from taplink import tap, vnet
-from taplink.tap import Tap, TapError, check_name, open_tap
+from taplink.tap import Tap, TapError, adopt_tap, check_name, open_tap
 from taplink.vnet import Offload
 from tests.lab.namespace import Namespace
 
@@ -166,6 +166,36 @@ def test_refusals_name_the_interface(machine: Namespace) -> None:
     finally:
         machine.run("ip", "link", "del", "tun6")
         machine.run("ip", "link", "del", "tap6")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("vnet_hdr", [0, tap.IFF_VNET_HDR])
+def test_packet_information_is_refused(
+    machine: Namespace, monkeypatch: pytest.MonkeyPatch, vnet_hdr: int
+) -> None:
+    monkeypatch.setattr(tap, "IFF_NO_PI", 0)
+    monkeypatch.setattr(tap, "IFF_VNET_HDR", vnet_hdr)
+    with open_inside(machine, "tap7") as opened:
+        monkeypatch.undo()
+        with pytest.raises(TapError, match="tap7: the tap was opened without IFF_NO_PI"):
+            adopt_tap(opened.fd)
+
+
+@pytest.mark.root
+def test_what_is_adopted_has_every_frame(machine: Namespace) -> None:
+    with open_inside(machine, "tap8") as opened:
+        adopted = adopt_tap(opened.fd)
+        assert (adopted.name, adopted.vnet_hdr, adopted.offload) == ("tap8", True, opened.offload)
+        machine.run("ip", "link", "set", "tap8", "up")
+        assert select.select([opened.fd], [], [], 5)[0]
+
+
+@pytest.mark.root
+def test_a_deleted_tap_is_refused(machine: Namespace) -> None:
+    with open_inside(machine, "tap9") as opened:
+        machine.run("ip", "link", "delete", "tap9")
+        with pytest.raises(TapError, match="the tap has no interface, or no longer"):
+            adopt_tap(opened.fd)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a b", "a/b", "a:b", "tap%d", "x" * 16, "ä" * 8])

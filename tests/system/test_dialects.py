@@ -145,7 +145,7 @@ def test_guests_hear_each_other(world: World) -> None:
 def test_a_stream_out_of_step_is_closed_with_a_reason(world: World) -> None:
     with listening(world, "qemu") as gvproxy, come(world, "qemu") as guest:
         assert isinstance(guest, dialects.Stream)
-        guest.write(b"POST /connect HTTP/1.1\r\n")
+        guest.write(b"\0\0\0\x0e" + bytes(14) + b"POST /connect HTTP/1.1\r\n")
         with pytest.raises(EOFError):
             guest.receive()
         gvproxy.process.wait_for("the stream is out of step")
@@ -155,7 +155,7 @@ def test_a_stream_out_of_step_is_closed_with_a_reason(world: World) -> None:
 def test_a_handshake_that_breaks_off(world: World, size: int) -> None:
     with listening(world, "vpnkit") as gvproxy:
         sock = dialects._connected(world.folder / "vpnkit.sock")
-        sock.sendall(b"x" * size)
+        sock.sendall(b"VMN3T".ljust(size, b"x")[:size])
         sock.close()
         with come(world, "vpnkit") as guest:
             frames.live(guest, world.host)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import socket
 import struct
 import subprocess
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from gvproxy.ports.guests import MAX_GUESTS
 from taplink import tap
 from taplink.tap import Tap, open_tap
-from tests.lab import frames
+from tests.lab import dialects, frames
 from tests.lab.dialects import Packets, Stream, closing
 from tests.lab.namespace import Namespace
 from tests.lab.network import World
@@ -51,16 +53,24 @@ def listening(world: World) -> Iterator[tuple[Gvproxy, Path]]:
     assert not path.exists()
 
 
-def hand_over(path: Path, *descriptors: int) -> str:
-    """Hand descriptors over and return the answer."""
+@contextlib.contextmanager
+def handing_over(path: Path, *descriptors: int) -> Iterator[str]:
+    """Hand descriptors over; gives the answer, and keeps the connection meanwhile."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(10)
         sock.connect(str(path))
         socket.send_fds(sock, [b"tap"], descriptors)
-        answer = b""
-        while data := sock.recv(1000):
-            answer += data
-        return answer.decode()
+        with sock.makefile() as answers:
+            answer = answers.readline()
+            if answer != "OK\n":
+                assert answers.read() == ""
+            yield answer
+
+
+def refusal(path: Path, *descriptors: int) -> str:
+    """Hand over what is refused, and return the answer."""
+    with handing_over(path, *descriptors) as answer:
+        return answer
 
 
 def transfer(world: World, guest: Namespace) -> None:
@@ -74,8 +84,12 @@ def transfer(world: World, guest: Namespace) -> None:
 
 
 def test_a_tap_that_is_handed_over(world: World) -> None:
-    with listening(world) as (gvproxy, path), machine(world) as (guest, opened):
-        assert hand_over(path, opened.fd) == "OK\n"
+    with (
+        listening(world) as (gvproxy, path),
+        machine(world) as (guest, opened),
+        handing_over(path, opened.fd) as answer,
+    ):
+        assert answer == "OK\n"
         opened.close()
         transfer(world, guest)
         assert "0% packet loss" in guest.run("ping", "-c", "1", "-W", "5", GATEWAY)
@@ -92,8 +106,12 @@ def test_a_tap_that_is_handed_over(world: World) -> None:
 
 
 def test_what_is_sent_to_a_tap_that_is_down_is_dropped(world: World) -> None:
-    with listening(world) as (gvproxy, path), machine(world) as (guest, opened):
-        assert hand_over(path, opened.fd) == "OK\n"
+    with (
+        listening(world) as (gvproxy, path),
+        machine(world) as (guest, opened),
+        handing_over(path, opened.fd) as answer,
+    ):
+        assert answer == "OK\n"
         guest.run("ping", "-c", "1", "-W", "5", GATEWAY)
         body = {"local": "127.0.0.1:7777", "remote": f"{ADDRESS}:7", "protocol": "udp"}
         gvproxy.post("/services/forwarder/expose", body)
@@ -110,8 +128,12 @@ def test_what_is_sent_to_a_tap_that_is_down_is_dropped(world: World) -> None:
 
 def test_a_tap_without_the_virtio_header(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tap, "IFF_VNET_HDR", 0)
-    with listening(world) as (gvproxy, path), machine(world) as (guest, opened):
-        assert hand_over(path, opened.fd) == "OK\n"
+    with (
+        listening(world) as (gvproxy, path),
+        machine(world) as (guest, opened),
+        handing_over(path, opened.fd) as answer,
+    ):
+        assert answer == "OK\n"
         transfer(world, guest)
         assert gvproxy.get("/ports")[0]["offloads"] == ""
 
@@ -120,12 +142,14 @@ def test_what_is_no_tap_is_refused_with_the_reason(world: World) -> None:
     with listening(world) as (gvproxy, path), machine(world) as (_, opened):
         before = len(os.listdir(f"/proc/{gvproxy.process.pid}/fd"))
         with socket.socket() as sock:
-            answer = hand_over(path, sock.fileno())
-            assert answer.endswith("is no tap\n")
-            assert hand_over(path, opened.fd, sock.fileno()) == (
+            assert refusal(path, sock.fileno()) == "it is no tap\n"
+            assert refusal(path, opened.fd, sock.fileno()) == (
                 "one descriptor is to be handed over, not 2\n"
             )
-        assert hand_over(path) == "one descriptor is to be handed over, not 0\n"
+            assert refusal(path, *[sock.fileno()] * 10) == (
+                "one descriptor is to be handed over, not 10\n"
+            )
+        assert refusal(path) == "one descriptor is to be handed over, not 0\n"
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(path))
 
@@ -135,6 +159,61 @@ def test_what_is_no_tap_is_refused_with_the_reason(world: World) -> None:
 
         until(given_back, "everything was closed")
         assert gvproxy.get("/ports") == []
+
+
+@pytest.mark.parametrize("way", [socket.SHUT_WR, None])
+def test_the_guest_goes_with_the_connection_that_brought_it(world: World, way: int | None) -> None:
+    with listening(world) as (gvproxy, path), machine(world) as (guest, opened):
+        sock = socket.socket(socket.AF_UNIX)
+        with sock:
+            sock.settimeout(10)
+            sock.connect(str(path))
+            socket.send_fds(sock, [b"tap"], [opened.fd])
+            assert sock.recv(10) == b"OK\n"
+            opened.close()
+            sock.send(b"whatever else is said is nothing")
+            guest.run("ping", "-c", "1", "-W", "5", GATEWAY)
+            if way is not None:
+                sock.shutdown(way)
+                assert sock.recv(10) == b""
+        gvproxy.process.wait_for("has gone: who handed the tap over has left")
+        assert gvproxy.get("/ports") == []
+        with pytest.raises(Exception, match="does not exist"):
+            guest.run("ip", "link", "show", "tap0")
+
+
+def test_who_has_handed_over_hears_of_the_end(world: World) -> None:
+    with (
+        listening(world) as (_, path),
+        machine(world) as (guest, opened),
+        socket.socket(socket.AF_UNIX) as sock,
+    ):
+        sock.settimeout(10)
+        sock.connect(str(path))
+        socket.send_fds(sock, [b"tap"], [opened.fd])
+        assert sock.recv(10) == b"OK\n"
+        guest.run("ping", "-c", "1", "-W", "5", GATEWAY)
+        assert select.select([sock], [], [], 0)[0] == []
+        guest.run("ip", "link", "delete", "tap0")
+        assert sock.recv(10) == b""
+
+
+def test_a_tap_without_an_interface_is_refused(world: World) -> None:
+    with listening(world) as (_, path), machine(world) as (guest, opened):
+        guest.run("ip", "link", "delete", "tap0")
+        assert refusal(path, opened.fd) == "the tap has no interface, or no longer\n"
+
+
+def test_where_there_is_no_room_the_reason_is_told(world: World) -> None:
+    with (
+        listening(world) as (gvproxy, path),
+        machine(world) as (_, opened),
+        contextlib.ExitStack() as others,
+    ):
+        for _ in range(MAX_GUESTS):
+            others.enter_context(closing(dialects.connect(world.folder / "gvproxy.sock")))
+        gvproxy.process.wait_for(f"guest {MAX_GUESTS - 1} has come")
+        assert refusal(path, opened.fd) == "there is no room for another guest\n"
 
 
 # -listen-fd
@@ -191,9 +270,9 @@ def test_descriptors_that_are_no_guests(world: World) -> None:
         datagrams.connect(("127.0.0.1", 9))
         cases = {
             sock.fileno(): "the socket is not connected",
-            null.fileno(): f"descriptor {null.fileno()} is no tap, and no socket",
+            null.fileno(): "it is no tap, and no socket",
             datagrams.fileno(): "a socket of a kind that no guest has",
-            500: "descriptor 500 is no tap, and no socket",
+            500: "no such descriptor was passed",
         }
         for number, problem in cases.items():
             given = [] if number == 500 else [number]

@@ -134,15 +134,18 @@ class Guests:
         self._came(port)
         return port
 
-    def attach_tap(self, tap: Tap) -> PacketPort | None:
-        """Attach the kernel at the other side of a tap, which belongs to the port from here on."""
+    def attach_tap(self, tap: Tap, closed: Callable[[], None] = lambda: None) -> PacketPort | None:
+        """Attach the kernel at the other side of a tap, which belongs to the port from here on.
+
+        `closed` is called with the port's end.  Raises TapError, and then the tap is the caller's.
+        """
         if self._no_room():
             tap.close()
             return None
         tap.set_offload(tap.offload & OFFLOADS)
         offset = vnet.SIZE if tap.vnet_hdr else 0
         make = PacketPort if self.capture is None else CapturedPacketPort
-        device = TapSocket(tap)
+        device = TapSocket(tap, closed)
         port = make(device, self._stack, self._loop, self._closed, offset, int(tap.offload))
         self._prepare(port, Dialect.TAP, tap.name)
         port.start()

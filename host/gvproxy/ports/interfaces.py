@@ -1,6 +1,5 @@
 """Listeners that speak a hypervisor's dialect from the first byte on, without /connect."""
 
-import logging
 import socket
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
@@ -8,7 +7,7 @@ from functools import partial
 from typing import Protocol
 
 from gvproxy.errors import StartError
-from gvproxy.listening import Dialect, Interface
+from gvproxy.listening import Dialect
 from gvproxy.ports.acceptor import Acceptor
 from gvproxy.ports.datagram import DatagramListener
 from gvproxy.ports.guestport import GuestPort
@@ -17,12 +16,11 @@ from gvproxy.ports.lobby import Lobby, Next
 from gvproxy.ports.tapsocket import Handover
 from gvproxy.ports.vpnkit import Handshake
 from taplink import endpoint
-from taplink.endpoint import EndpointError
-from taplink.framing import HYPERKIT, QEMU
+from taplink.framing import HYPERKIT, QEMU, LinkError
 from taplink.tap import TapError, adopt_tap
 from taplink.vnet import Offload
 
-log = logging.getLogger(__name__)
+_HTTP = b"POST ", b"GET "
 
 
 class _Listener(Protocol):
@@ -42,28 +40,20 @@ class Interfaces:
         self._mtu = mtu
         self._macs = macs
         self._lobby = Lobby(loop)
+        self._patient = Lobby(loop, timeout=None)  # a guest of QEMU's may boot for long
         self._listeners: list[_Listener] = []
 
-    def open(self, interface: Interface) -> None:
-        """Listen; raises StartError."""
-        try:
-            sock = endpoint.listen(interface.endpoint)
-        except EndpointError as error:
-            raise StartError(f"-listen-{interface.dialect}: {error}") from error
-        self.serve(interface.dialect, sock)
-        log.info("listening at %s for %s", interface.endpoint, interface.dialect)
-
-    def serve(self, dialect: Dialect, sock: socket.socket) -> None:
+    def serve(self, dialect: Dialect, sock: socket.socket, name: str) -> None:
         """Take guests at a socket that listens, which belongs to the interfaces from now on."""
         if dialect is Dialect.VFKIT:
             attach = partial(self._guests.attach_datagrams, dialect=dialect)
             self._listeners.append(DatagramListener(self._loop, sock, attach))
             return
         accepted: Mapping[Dialect, Callable[[socket.socket], object]] = {
-            Dialect.QEMU: partial(self._guests.attach_stream, framing=QEMU),
+            Dialect.QEMU: partial(self._take_qemu, name),
             Dialect.BESS: partial(self._guests.attach_packets, dialect=dialect),
-            Dialect.VPNKIT: self._shake_hands,
-            Dialect.TAP: self._take_tap,
+            Dialect.VPNKIT: partial(self._shake_hands, name),
+            Dialect.TAP: partial(self._take_tap, name),
         }
         take = accepted[dialect]
         self._listeners.append(
@@ -76,6 +66,7 @@ class Interfaces:
             listener.close()
         self._listeners.clear()
         self._lobby.close()
+        self._patient.close()
 
     def attach(self, descriptor: int) -> GuestPort | None:
         """Attach the guest at a descriptor that was there when we were started.
@@ -104,11 +95,23 @@ class Interfaces:
         sock.detach()
         raise StartError(f"-listen-fd {descriptor}: a socket of a kind that no guest has")
 
-    def _take_tap(self, sock: socket.socket) -> None:
-        handover = Handover(sock, self._guests.attach_tap)
-        self._lobby.enter(sock, handover.feed, handover.receive)
+    def _take_qemu(self, where: str, sock: socket.socket) -> None:
+        """Wait for the first frame, whose length has a zero in front, unlike anything in HTTP."""
 
-    def _shake_hands(self, sock: socket.socket) -> None:
+        def feed(data: bytes) -> Next:
+            if data.startswith(_HTTP):
+                raise LinkError("an agent or HTTP client belongs to -listen")
+            if data[0]:
+                raise LinkError("what arrived is no frame of QEMU's")
+            return partial(self._guests.attach_stream, sock, QEMU, rest=data)
+
+        self._patient.enter(sock, where, feed)
+
+    def _take_tap(self, where: str, sock: socket.socket) -> None:
+        handover = Handover(self._loop, sock, self._guests.attach_tap)
+        self._lobby.enter(sock, where, handover.feed, handover.receive)
+
+    def _shake_hands(self, where: str, sock: socket.socket) -> None:
         handshake = Handshake(self._mtu, self._macs)
 
         def feed(data: bytes) -> Next | None:
@@ -126,4 +129,4 @@ class Interfaces:
                 dialect=Dialect.VPNKIT,
             )
 
-        self._lobby.enter(sock, feed)
+        self._lobby.enter(sock, where, feed)

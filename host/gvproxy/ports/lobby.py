@@ -2,10 +2,11 @@
 
 import logging
 import socket
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 from contextlib import suppress
 
+from gvproxy.complaint import Complaint
 from taplink.framing import LinkError
 
 log = logging.getLogger(__name__)
@@ -34,56 +35,65 @@ def _read(sock: socket.socket) -> bytes:
 class Lobby:
     """The connections of one kind of listener."""
 
-    def __init__(self, loop: AbstractEventLoop, refusal: bytes = b"") -> None:
-        """`refusal` is what a connection is told that makes no sense."""
-        self._loop = loop
-        self._refusal = refusal
-        self._waiting: dict[_Visitor, None] = {}
+    def __init__(
+        self, loop: AbstractEventLoop, refusal: bytes = b"", timeout: float | None = TIMEOUT
+    ) -> None:
+        """`refusal` is what a connection is told that makes no sense; it may be silent for ever
+        where there is no timeout.
+        """
+        self.loop = loop
+        self.refusal = refusal
+        self.timeout = timeout
+        self.waiting: dict[_Visitor, None] = {}
+        self._complaint = Complaint(log)
 
-    def enter(self, sock: socket.socket, feed: Feed, read: Read | None = None) -> None:
-        """Read from a socket, non-blocking, by `read`, until `feed` knows who takes it."""
-        if len(self._waiting) >= MAX_WAITING:
-            next(iter(self._waiting)).close()
-        _Visitor(self._loop, sock, feed, read or _read, self._refusal, self._waiting)
+    def enter(self, sock: socket.socket, where: str, feed: Feed, read: Read = _read) -> None:
+        """Read from a socket, non-blocking, by `read`, until `feed` knows who takes it.
+
+        `where` is the listener's name.
+        """
+        if len(self.waiting) >= MAX_WAITING:
+            next(iter(self.waiting)).close()
+        _Visitor(self, sock, where, feed, read)
 
     def close(self) -> None:
         """End all connections that are here."""
-        for visitor in list(self._waiting):
+        for visitor in list(self.waiting):
             visitor.close()
+
+    def complain(self, where: str, error: LinkError) -> None:
+        """Say that one was refused."""
+        self._complaint.make(self.loop.time(), "refused at %s: %s", where, error)
 
 
 class _Visitor:
     """One connection."""
 
-    __slots__ = ("_feed", "_loop", "_read", "_refusal", "_sock", "_timer", "_waiting")
+    __slots__ = ("_feed", "_lobby", "_read", "_sock", "_timer", "_where")
 
     def __init__(
-        self,
-        loop: AbstractEventLoop,
-        sock: socket.socket,
-        feed: Feed,
-        read: Read,
-        refusal: bytes,
-        waiting: dict["_Visitor", None],
+        self, lobby: Lobby, sock: socket.socket, where: str, feed: Feed, read: Read
     ) -> None:
-        self._loop = loop
+        self._lobby = lobby
         self._sock = sock
+        self._where = where
         self._feed = feed
         self._read = read
-        self._refusal = refusal
-        self._waiting = waiting
-        self._timer = loop.call_later(TIMEOUT, self.close)
-        waiting[self] = None
-        loop.add_reader(sock.fileno(), self._readable)
+        self._timer: TimerHandle | None = None
+        if lobby.timeout is not None:
+            self._timer = lobby.loop.call_later(lobby.timeout, self.close)
+        lobby.waiting[self] = None
+        lobby.loop.add_reader(sock.fileno(), self._readable)
 
     def close(self) -> None:
         self._leave()
         self._sock.close()
 
     def _leave(self) -> None:
-        self._timer.cancel()
-        self._loop.remove_reader(self._sock.fileno())
-        self._waiting.pop(self, None)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._lobby.loop.remove_reader(self._sock.fileno())
+        self._lobby.waiting.pop(self, None)
 
     def _readable(self) -> None:
         try:
@@ -92,9 +102,9 @@ class _Visitor:
         except (BlockingIOError, InterruptedError):
             return
         except LinkError as error:
-            log.debug("a connection was refused: %s", error)
+            self._lobby.complain(self._where, error)
             with suppress(OSError):
-                self._sock.send(self._refusal)
+                self._sock.send(self._lobby.refusal)
             self.close()
             return
         except OSError:

@@ -10,9 +10,11 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from gvproxy.ports import vpnkit
 from gvproxy.ports.acceptor import Acceptor
 from gvproxy.ports.lobby import Lobby, Next
 from taplink import endpoint
+from taplink.framing import ETHERNET_HEADER, QEMU, LinkError
 from taplink.upgrade import Request, RequestReader
 
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
@@ -33,9 +35,10 @@ class Reception:
         self._acceptors: list[Acceptor] = []
         self._lobby = Lobby(loop, _BAD_REQUEST)
 
-    def listen(self, sock: socket.socket) -> None:
+    def listen(self, sock: socket.socket, name: str) -> None:
         """Accept on `sock`, non-blocking and listening, which belongs to the reception now."""
-        self._acceptors.append(Acceptor(self._loop, sock, self._accepted))
+        accepted = partial(self._accepted, name)
+        self._acceptors.append(Acceptor(self._loop, sock, accepted))
 
     def close(self) -> None:
         """Stop listening, and end the connections that have not said what they want."""
@@ -44,16 +47,29 @@ class Reception:
         self._acceptors.clear()
         self._lobby.close()
 
-    def _accepted(self, sock: socket.socket) -> None:
+    def _accepted(self, where: str, sock: socket.socket) -> None:
         reader = RequestReader()
 
         def feed(data: bytes) -> Next | None:
-            request = reader.feed(data)
+            try:
+                request = reader.feed(data)
+            except LinkError as error:
+                raise LinkError(f"{error}{_belonging(data)}") from error
             return None if request is None else partial(self._decide, sock, request)
 
-        self._lobby.enter(endpoint.accepted(sock), feed)
+        self._lobby.enter(endpoint.accepted(sock), where, feed)
 
     def _decide(self, sock: socket.socket, request: Request) -> None:
         path = request.target.partition("?")[0]
         posts = self._posts if request.method == "POST" else {}
         posts.get(path, self._http)(sock, request)
+
+
+def _belonging(data: bytes) -> str:
+    """Tell where a guest belongs that speaks another dialect than that of this listener."""
+    if data.startswith(vpnkit.MAGIC):
+        return "; vpnkit's guests belong to -listen-vpnkit"
+    size = QEMU.length.size
+    if len(data) >= size and ETHERNET_HEADER <= QEMU.length.unpack_from(data)[0] <= QEMU.limit:
+        return "; frames such as QEMU's belong to -listen-qemu"
+    return ""

@@ -8,8 +8,11 @@ import struct
 from collections.abc import Mapping
 from hashlib import sha256
 
+from taplink.framing import LinkError
+
 HELLO_SIZE = 49
 """A word, a version and a commit's id."""
+MAGIC = b"VMN3T"
 REQUEST_SIZE = 41
 """A command, the VM's UUID in ASCII, and what is not used."""
 ANSWER_SIZE = 258
@@ -30,13 +33,15 @@ class Handshake:
         self._data = b""
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes of the guest's and return those for it.
+        """Take bytes of the guest's and return those for it; raises LinkError.
 
-        Any hello and any command will do: nothing else is spoken here.
+        Any version and any command will do: nothing else is spoken here.
         """
         self._data += data
         answer = b""
         if not self._greeted:
+            if not MAGIC.startswith(self._data[: len(MAGIC)]):
+                raise LinkError("what arrived is not vpnkit's hello")
             if len(self._data) < HELLO_SIZE:
                 return b""
             answer, self._data = self._data[:HELLO_SIZE], self._data[HELLO_SIZE:]

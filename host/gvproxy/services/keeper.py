@@ -62,7 +62,7 @@ class Keeper:
                 log.warning("the zone %s is not given back: %s", zone.name, error)
 
     async def publish(self) -> None:
-        """Publish again what the last daemon had, and save what changes from now on.
+        """Publish again what the last daemon had.
 
         What is published already is the configuration's, and not kept.  What cannot be had any more
         is said and forgotten.
@@ -70,6 +70,9 @@ class Keeper:
         self._configured = set(self._published())
         for forward in self._last.forwards:
             await self._restore_forward(forward)
+
+    def begin(self) -> None:
+        """Save what changes from now on; a start that fails does not get so far."""
         self._dhcp.changed = self._zones.changed = self.changed
         self._ready = True
         if self._last != self._collect():

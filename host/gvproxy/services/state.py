@@ -8,12 +8,14 @@ folder is one daemon's alone.  `keeper` fills it.
 import json
 import logging
 import os
+import stat
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from io import TextIOWrapper
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import BinaryIO
 
 from gvproxy.config import Forward, Zone
 from gvproxy.errors import BadZoneError, StartError
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 
 FILE = "state.json"
 ASIDE = "state.json.broken"
+LOCK = "lock"
 VERSION = 1
 MAX_SIZE = 16 << 20
 
@@ -56,7 +59,7 @@ class StateFile:
         self._folder = folder
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = _lock(folder / "lock")
+            self._lock = _lock(folder / LOCK)
         except BlockingIOError as error:
             raise StartError(f"-state-dir {folder} is another gvproxy's") from error
         except (OSError, ValueError) as error:
@@ -65,21 +68,25 @@ class StateFile:
     def load(self) -> State:
         """Return what the last daemon left; what makes no sense is set aside.
 
-        Raises StartError where the file cannot be read, nor set aside.
+        Raises StartError where the file cannot be read, or not be set aside.
         """
-        path = self._folder / FILE
+        path, aside = self._folder / FILE, self._folder / ASIDE
         try:
-            with path.open("rb") as file:
-                return decode(file.read(MAX_SIZE))
+            with open(path, "rb", opener=_regular) as file:
+                text = file.read(MAX_SIZE)
         except FileNotFoundError:
             return State()
-        except (OSError, ValueError) as error:
-            problem = reason(error) if isinstance(error, OSError) else str(error)
-        aside = self._folder / ASIDE
+        except OSError as error:
+            raise StartError(f"-state-dir: {path} cannot be read: {reason(error)}") from error
+        try:
+            return decode(text)
+        except ValueError as error:
+            problem = str(error)
         try:
             path.replace(aside)
         except OSError as error:
-            raise StartError(f"-state-dir: {path} cannot be read: {problem}") from error
+            why = f"{path} is broken ({problem}), and cannot become {aside}"
+            raise StartError(f"-state-dir: {why}: {reason(error)}") from error
         log.warning(
             "%s is broken (%s): it is %s now, and all it said is lost", path, problem, aside
         )
@@ -87,8 +94,10 @@ class StateFile:
 
     def save(self, text: bytes) -> None:
         """Put `text` in the file's place; raises OSError, and then the file is as it was."""
+        if not os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self._folder / LOCK)):
+            raise OSError("the folder was made anew, and another gvproxy has it by now")
         new = self._folder / f"{FILE}.new"
-        with new.open("wb") as file:
+        with open(new, "w+b", opener=_regular) as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(text)
             file.flush()
@@ -100,9 +109,18 @@ class StateFile:
         self._lock.close()
 
 
-def _lock(path: Path) -> TextIOWrapper:
+def _regular(path: str, flags: int) -> int:
+    """Open a regular file; raises OSError for anything else, which might keep us waiting."""
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o600)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{os.path.basename(path)} is no regular file")
+    return descriptor
+
+
+def _lock(path: Path) -> BinaryIO:
     """Lock a file until it is closed; raises OSError, BlockingIOError where it is locked."""
-    file = path.open("a")
+    file = open(path, "a+b", opener=_regular)  # noqa: SIM115
     with suppress(ImportError):  # Windows
         import fcntl
 
@@ -157,8 +175,10 @@ def _lease(tree: Mapping[str, object]) -> SavedLease:
     """Read a lease, of which each part is what it should be."""
     address, key, mac, name = (_text(tree, part) for part in ("address", "key", "mac", "name"))
     expires = tree["expires"]
-    if not isinstance(expires, int | float):
-        raise TypeError(f"{expires!r} is no time")
+    if not isinstance(expires, int | float) or not 0 <= expires < sys.maxsize:
+        raise ValueError(f"{expires!r:.40} is no time")
+    if not name.isascii():
+        raise ValueError(f"{name!r} is no client's name")
     IPv4Address(address)
     if not bytes.fromhex(key) or len(bytes.fromhex(mac.replace(":", ""))) != 6:
         raise ValueError(f"{key!r} and {mac!r} are no client's")

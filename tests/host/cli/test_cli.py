@@ -15,7 +15,7 @@ import pytest
 import gvproxy
 from gvproxy import cli
 from gvproxy.config import Config, Forward, configure
-from tests.lab.programs import Gvproxy
+from tests.lab.programs import GVPROXY, Gvproxy
 
 
 class _Daemon(ModuleType):
@@ -142,6 +142,7 @@ def ssh_forward(
             ["-listen-bess", "unixpacket:///a", "-listen-vfkit", "unixgram:///a"],
             "-listen-vfkit: unixgram:///a is given twice",
         ),
+        (["-listen-fd", "500"], "-listen-fd 500: no such descriptor was passed"),
         (["-ec2-metadata-access=so"], "-ec2-metadata-access: 'so' is neither true nor false"),
         (["-forward-sock", "/a", "-forward-dest", "/b"], "must each be given the same number of"),
         (ssh_forward(dest="run/s"), "-forward-dest must be an absolute path, not 'run/s'"),
@@ -162,12 +163,36 @@ def test_bad_input_is_one_line_and_status_1(
     assert daemon.configs == []
 
 
+def test_a_descriptor_of_our_own_is_no_guest(tmp_path: Path) -> None:
+    """The loop and the log have the lowest ones that were not passed."""
+    for number in range(3, 16):
+        command = [GVPROXY, "-listen-fd", str(number), "-log-file", str(tmp_path / "log")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        said = f"gvproxy: -listen-fd {number}: no such descriptor was passed\n"
+        assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_a_descriptor_that_is_neither_tap_nor_socket(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as file:
+        number = file.fileno()
+        done = subprocess.run(
+            [GVPROXY, "-listen-fd", str(number)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            pass_fds=[number],
+        )
+    said = f"gvproxy: -listen-fd {number}: it is no tap, and no socket\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["-help"])
     shown = capsys.readouterr().out
     for name in ("listen", "mtu", "ssh-port", "subnet", "gatewayIP", "pid-file", "debug"):
         assert f"--{name} " in shown
+    assert "at unix:///PATH, tcp://HOST:PORT or vsock://:PORT" in " ".join(shown.split())
     assert max(map(len, shown.splitlines())) <= 80
 
 

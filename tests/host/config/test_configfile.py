@@ -280,7 +280,7 @@ def test_forwards_take_the_place_of_ssh_unless_its_port_is_given(path: Path) -> 
     assert [one.local for one in parse(path, text).forwards] == [":80"]
     config = parse(path, text, "-ssh-port", "2223")
     assert [one.local for one in config.forwards] == ["127.0.0.1:2223", ":80"]
-    assert config.forwards[1].hint == f"stack.forwards.:80 ({path} line 1)"
+    assert config.forwards[1].hint == f"see stack.forwards.:80 ({path} line 1)"
 
 
 def test_no_forwards_are_no_ssh_either(path: Path) -> None:

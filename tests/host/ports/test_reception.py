@@ -34,7 +34,7 @@ class Bench:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.listener.setblocking(False)
         self.address = self.listener.getsockname()
-        self.reception.listen(self.listener)
+        self.reception.listen(self.listener, "tcp://here")
 
     def connect(self) -> socket.socket:
         client = socket.create_connection(self.address)
@@ -45,13 +45,13 @@ class Bench:
     def accepted(self, count: int = 1) -> list[socket.socket]:
         """Return connections whose head is being waited for."""
         clients = [self.connect() for _ in range(count)]
-        self.loop.until(lambda: len(self.reception._lobby._waiting) >= count)
+        self.loop.until(lambda: len(self.reception._lobby.waiting) >= count)
         return clients
 
     def close(self) -> None:
         self.reception.close()
         assert self.loop.idle
-        assert not self.reception._lobby._waiting
+        assert not self.reception._lobby.waiting
         for sock, _ in self.links + self.tunnels + self.http:
             assert not sock.getblocking()
             sock.close()
@@ -135,9 +135,33 @@ def test_a_query_is_no_part_of_the_path(bench: Bench) -> None:
 def test_garbage_is_answered_and_ended(bench: Bench, garbage: bytes) -> None:
     (client,) = bench.accepted()
     client.sendall(garbage)
-    bench.loop.until(lambda: not bench.reception._lobby._waiting)
+    bench.loop.until(lambda: not bench.reception._lobby.waiting)
     assert ended(client).startswith(b"HTTP/1.1 400 Bad Request\r\n") or len(garbage) > 16_384
     assert bench.links == bench.http == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "belongs"),
+    [
+        (b"hello\r\n", ""),
+        (b"\0\0\0\x0d" + bytes(13), ""),
+        (b"\0\0\0\x2a" + bytes(42), "; frames such as QEMU's belong to -listen-qemu"),
+        (b"\0\0\0\x2a", "; frames such as QEMU's belong to -listen-qemu"),
+        (b"VMN3T" + bytes(44), "; vpnkit's guests belong to -listen-vpnkit"),
+    ],
+)
+def test_who_is_refused_is_said_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture, sent: bytes, belongs: str
+) -> None:
+    for _ in range(3):
+        (client,) = bench.accepted()
+        client.sendall(sent)
+        bench.loop.until(lambda: not bench.reception._lobby.waiting)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        f"refused at tcp://here: what arrived is not an HTTP request{belongs}"
+    )
 
 
 def test_a_client_that_leaves_early(bench: Bench) -> None:
@@ -146,7 +170,7 @@ def test_a_client_that_leaves_early(bench: Bench) -> None:
     clean.close()
     reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     reset.close()
-    bench.loop.until(lambda: not bench.reception._lobby._waiting)
+    bench.loop.until(lambda: not bench.reception._lobby.waiting)
     assert bench.loop.timers == []
 
 
@@ -155,9 +179,9 @@ def test_a_client_that_says_nothing_is_ended(bench: Bench) -> None:
     client.sendall(CONNECT[:10])
     bench.loop.run()
     bench.loop.advance(lobby.TIMEOUT - 0.1)
-    assert bench.reception._lobby._waiting
+    assert bench.reception._lobby.waiting
     bench.loop.advance(0.1)
-    assert not bench.reception._lobby._waiting
+    assert not bench.reception._lobby.waiting
     assert ended(client) == b""
 
 
@@ -177,8 +201,8 @@ def test_many_at_once_are_accepted_in_turns(bench: Bench) -> None:
     for _ in range(100):
         bench.connect()
     bench.loop.readers[bench.listener.fileno()]()
-    assert 0 < len(bench.reception._lobby._waiting) < 100
-    bench.loop.until(lambda: len(bench.reception._lobby._waiting) == 100)
+    assert 0 < len(bench.reception._lobby.waiting) < 100
+    bench.loop.until(lambda: len(bench.reception._lobby.waiting) == 100)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])

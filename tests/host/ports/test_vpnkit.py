@@ -3,6 +3,7 @@
 import pytest
 
 from gvproxy.ports.vpnkit import Handshake
+from taplink.framing import LinkError
 
 UUID = "c3d68012-0208-11ea-9fd7-f2189899ab08"
 MAC = bytes.fromhex("5a94efe40cee")
@@ -38,6 +39,12 @@ def test_the_hello_is_given_back_before_the_request() -> None:
     assert not handshake.done
     assert handshake.feed(request()[:40]) == b""
     assert not handshake.done
+
+
+@pytest.mark.parametrize("sent", [b"POST /connect HTTP/1.1\r\n", b"VMN3X", b"V\0", b"\0"])
+def test_who_is_not_vpnkit_is_refused_at_once(sent: bytes) -> None:
+    with pytest.raises(LinkError, match="what arrived is not vpnkit's hello"):
+        Handshake(1500, {}).feed(sent)
 
 
 @pytest.mark.parametrize("uuid", [UUID.upper(), UUID])

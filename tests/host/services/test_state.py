@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import stat
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
@@ -57,11 +58,19 @@ def broken() -> list[bytes]:
             for key in tree[part][0]
             for value in (None, [], "\ud800")
             if not (part == "zones" and not value)
-            and not (key in ("local", "remote", "protocol", "name") and value == "\ud800")
+            and not (key in ("local", "remote", "protocol") and value == "\ud800")
         ]
     wrong += [
         tree | {"leases": [tree["leases"][0] | {key: value}]}
-        for key, value in (("address", "1.2.3"), ("key", ""), ("key", "x"), ("mac", "5a"))
+        for key, value in (
+            ("address", "1.2.3"),
+            ("key", ""),
+            ("key", "x"),
+            ("mac", "5a"),
+            ("name", "\ud800"),
+            ("expires", 10**400),
+            ("expires", float("nan")),
+        )
     ]
     return [*cut, b"[" * 100_000, *(json.dumps(one).encode() for one in wrong)]
 
@@ -83,15 +92,71 @@ def test_a_broken_file_is_set_aside(
     file.close()
 
 
-def test_a_file_that_cannot_be_read_nor_set_aside_ends_the_start(
+def test_a_file_that_cannot_be_set_aside_ends_the_start(tmp_path: Path) -> None:
+    path = tmp_path / state.FILE
+    path.write_text("broken")
+    (tmp_path / state.ASIDE).mkdir()
+    file = StateFile(tmp_path)
+    with pytest.raises(StartError, match=r"it is no JSON.*state\.json\.broken: Is a directory"):
+        file.load()
+    assert path.read_text() == "broken"
+    file.close()
+
+
+def test_a_file_that_may_not_be_read_is_not_broken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / state.FILE).mkdir()
-    (tmp_path / state.ASIDE).write_text("in the way")
+    path = tmp_path / state.FILE
+    path.write_bytes(encode(FULL))
     file = StateFile(tmp_path)
-    with pytest.raises(StartError, match="cannot be read: Is a directory"):
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(StartError, match=r"state\.json cannot be read: Permission denied"):
+            file.load()
+    assert file.load() == FULL
+    file.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [(os.mkfifo, "is no regular file"), (os.mkdir, "(Is a directory|is no regular file)")],
+    ids=["fifo", "folder"],
+)
+def test_what_is_no_file_is_not_waited_for(
+    tmp_path: Path, make: Callable[[Path], None], problem: str
+) -> None:
+    make(tmp_path / "lock")
+    with pytest.raises(StartError, match=f"-state-dir {tmp_path} cannot be used: .*{problem}"):
+        StateFile(tmp_path)
+    other = tmp_path / "other"
+    file = StateFile(other)
+    make(other / f"{state.FILE}.new")
+    with pytest.raises(OSError, match=problem):
+        file.save(b"")
+    make(other / state.FILE)
+    with pytest.raises(StartError, match=rf"state\.json cannot be read: .*{problem}"):
         file.load()
     file.close()
+
+
+def test_a_folder_that_is_another_s_by_now_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    first = StateFile(folder)
+    first.save(encode(FULL))
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError):
+        first.save(encode(FULL))
+    second = StateFile(folder)
+    second.save(encode(State()))
+    with pytest.raises(OSError, match="another gvproxy has it by now"):
+        first.save(encode(FULL))
+    assert second.load() == State()
+    first.close()
+    second.close()
 
 
 def test_a_folder_is_one_daemons(tmp_path: Path) -> None:
