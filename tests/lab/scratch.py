@@ -18,7 +18,8 @@ _APART = ("var", "root", "tmp", "etc/dnf", "usr/lib/sysimage")
 """Where rpm (Debian's in root's home) and dnf keep what is their own."""
 _FOLDERS = (
     *("dev", "etc", "run/systemd/system", "tmp", "var/log", "usr/lib/modules-load.d"),
-    *(f"usr/lib/systemd/{name}" for name in ("network", "system", "system-preset", "user")),
+    *(f"usr/lib/systemd/{name}" for name in ("network", "system", "system-preset")),
+    *(f"usr/lib/systemd/{name}" for name in ("user", "user-preset")),
     *(f"usr/share/{name}" for name in ("doc", "licenses", "man/man1", "man/man8")),
     "usr/share/bash-completion/completions",
 )

@@ -39,6 +39,8 @@ _FILES = {
         "/usr/lib/systemd/system/gvproxy@.service",
         "/usr/lib/systemd/system/gvproxy@.socket",
         "/usr/lib/systemd/user/gvproxy@.service",
+        "/usr/lib/systemd/system-preset/90-gvproxy.preset",
+        "/usr/lib/systemd/user-preset/90-gvproxy.preset",
         "/usr/share/man/man1/gvproxy.1.gz",
         "/usr/share/bash-completion/completions/gvproxy",
         "/usr/share/zsh/site-functions/_gvproxy",
