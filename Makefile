@@ -1,10 +1,11 @@
-# What can be typed here: run, test, check, mutations, bench, bench-loss, clean.  Each works from a
-# clean clone; CONTRIBUTING.md says what they need.  System packages are the business of
+# What can be typed here: run, test, check, mutations, bench, bench-loss, rpm, clean.  Each works from
+# a clean clone; CONTRIBUTING.md says what they need.  System packages are the business of
 # tests/lab/require.sh.
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+WHEELS := .venv/wheels/bundled.macros
 REQUIRE := PYTHON=$(PYTHON) tests/lab/require.sh
 
 # Tests marked `root` run as root, or as root of a user namespace where the kernel allows one.
@@ -13,9 +14,11 @@ AS_ROOT := unshare --user --map-root-user --net --mount
 TUN_HINT = : type sudo make $(MAKECMDGOALS)
 endif
 
+RPM_TOOLS := git pip3 rpmbuild rpm-macros createrepo_c rpmlint
+
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: run tun test check lint mutations bench bench-loss clean
+.PHONY: run tun test check lint mutations bench bench-loss rpm clean
 .DEFAULT_GOAL := check
 
 $(STAMP): pyproject.toml
@@ -38,8 +41,9 @@ tun:
 	  exit 1; }
 
 # Everything: the linters, and all tests with those that need root.
-test: tun lint
+test: tun lint $(WHEELS)
 	@$(REQUIRE) nsenter ip ping curl dig nft socat ssh sshd dhclient udhcpc
+	@$(REQUIRE) $(RPM_TOOLS) dnf
 	@$(REQUIRE) --optional qemu-system-x86_64 busybox-static
 	@tests/lab/kernel.sh .venv/kernel
 	@$(AS_ROOT) true || { \
@@ -77,6 +81,20 @@ bench-loss: $(STAMP)
 	@$(BIN)/python -m tests.bench.loss $(if $(SECONDS),--seconds $(SECONDS)) \
 	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY)) \
 	  $(if $(CONGESTION),--congestion $(CONGESTION))
+
+# The Python libraries as the bundled RPMs carry them.
+$(WHEELS): $(STAMP)
+	@echo "Fetching the libraries' wheels ..." >&2
+	@rm -rf $(@D) && mkdir $(@D)
+	@$(BIN)/python packaging/rpm/wheels.py $(@D)
+
+# The last commit's RPMs, and a repository of them.  BUNDLED=1 carries the Python libraries along.
+rpm: FOLDER := build/rpm/$(if $(BUNDLED),bundled,plain)
+rpm: $(if $(BUNDLED),$(WHEELS),$(STAMP))
+	@$(REQUIRE) $(RPM_TOOLS)
+	@BUNDLED=$(BUNDLED) packaging/rpm/build.sh $(FOLDER)
+	@packaging/rpm/lint.sh $(FOLDER)
+	@ls $(FOLDER)/*.rpm
 
 clean:
 	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bench.json bench-loss.json

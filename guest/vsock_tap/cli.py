@@ -34,7 +34,8 @@ def _interface(text: str) -> str:
     return text
 
 
-def _parser() -> flags.Parser:
+def make_parser() -> flags.Parser:
+    """Make what reads the command line, and what its manual page is made of."""
     parser = flags.Parser(
         PROGRAM, "Give this virtual machine a network through the host's gvproxy."
     )
@@ -89,7 +90,7 @@ _COMMAND_LINE_ONLY = ("config", "check", "healthy", "load-modules", "help", "h",
 
 def parse_arguments(arguments: Sequence[str]) -> Config:
     """Read the command line and the settings file; exits with status 1 and one line for errors."""
-    parser = _parser()
+    parser = make_parser()
     values = parser.read(arguments)
     path = settings.find() if values.config is None else Path(values.config)
     if path is None or values.config == "":

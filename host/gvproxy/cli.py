@@ -42,7 +42,7 @@ def parse(argv: Sequence[str], *, activated: bool = False) -> Config:
     `activated` tells that there are listening sockets already.
     Raises ConfigError, and SystemExit as `flags.Parser.read` does.
     """
-    given = vars(_parser().read(argv))
+    given = vars(make_parser().read(argv))
     _join_ssh_forwards(given)
     given |= {"activated": activated}
     path = given.pop("config", None)
@@ -98,7 +98,8 @@ def set_up_logging(level: int, log_file: Path | None) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
-def _parser() -> flags.Parser:
+def make_parser() -> flags.Parser:
+    """Make what reads the command line, and what its manual page is made of."""
     parser = flags.Parser(
         PROGRAM,
         "A network for virtual machines, without privileges on the host.",

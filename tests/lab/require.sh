@@ -4,8 +4,9 @@
 # Read this for which package of Debian and Fedora has which command.  As root, on a system with
 # apt-get or dnf, missing packages are installed; elsewhere one line says what is missing and what to
 # type.  `venv` stands for a Python that can make virtual environments, `busybox-static` for a
-# busybox that needs no libraries.  After `--optional` come
-# commands that a caller can do without: they are installed where they can be, and never an error.
+# busybox that needs no libraries, `rpm-macros` for Fedora's macros of rpmbuild, which only Fedora
+# has.  After `--optional` come commands that a caller can do without: they are installed where they
+# can be, and never an error.
 set -eu
 
 PYTHON=${PYTHON:-python3}
@@ -30,6 +31,11 @@ package() { # COMMAND MANAGER
         dhclient:dnf) echo dhcp-client ;;
         udhcpc:dnf) echo busybox ;;
         sshd:*) echo openssh-server ;;
+        pip3:*) echo python3-pip ;;
+        rpmbuild:apt-get) echo rpm ;;
+        rpmbuild:dnf) echo rpm-build ;;
+        rpm-macros:*) echo python3-devel python3-setuptools python3-wheel systemd-rpm-macros ;;
+        createrepo_c:apt-get) echo createrepo-c ;;
         qemu-system-x86_64:apt-get) echo qemu-system-x86 ;;
         qemu-system-x86_64:dnf) echo qemu-system-x86-core ;;
         *) echo "$1" ;;
@@ -40,6 +46,8 @@ present() { # COMMAND
     case $1 in
         venv) "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ;;
         busybox-static) [ -e /bin/busybox ] && ! grep -q /lib64/ld- /bin/busybox ;;
+        rpm-macros) [ "$manager" != dnf ] ||
+            [ "$(rpm --eval '%{?pyproject_wheel:1}%{?systemd_post:1}')" = 11 ] ;;
         *) PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null ;;
     esac
 }
