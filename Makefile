@@ -1,5 +1,5 @@
-# What can be typed here: run, test, check, mutations, bench, bench-loss, rpm, clean.  Each works from
-# a clean clone; CONTRIBUTING.md says what they need.  System packages are the business of
+# What can be typed here: run, test, check, mutations, bench, bench-loss, rpm, image, clean.  Each
+# works from a clean clone; CONTRIBUTING.md says what they need.  System packages are the business of
 # tests/lab/require.sh.
 
 PYTHON ?= python3
@@ -18,7 +18,7 @@ RPM_TOOLS := git pip3 rpmbuild rpm-macros createrepo_c rpmlint
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: run tun test check lint mutations bench bench-loss rpm clean
+.PHONY: run tun test check lint mutations bench bench-loss rpm image clean
 .DEFAULT_GOAL := check
 
 $(STAMP): pyproject.toml
@@ -44,8 +44,9 @@ tun:
 test: tun lint $(WHEELS)
 	@$(REQUIRE) nsenter ip ping curl dig nft socat ssh sshd dhclient udhcpc
 	@$(REQUIRE) $(RPM_TOOLS) dnf
-	@$(REQUIRE) --optional qemu-system-x86_64 busybox-static
+	@$(REQUIRE) --optional qemu-system-x86_64 busybox-static podman mmdebstrap
 	@tests/lab/kernel.sh .venv/kernel
+	@$(BIN)/python -m tests.lab.base
 	@$(AS_ROOT) true || { \
 	  echo "make test needs root, or a kernel that allows user namespaces: type sudo make test" >&2; \
 	  exit 1; }
@@ -95,6 +96,14 @@ rpm: $(if $(BUNDLED),$(WHEELS),$(STAMP))
 	@BUNDLED=$(BUNDLED) packaging/rpm/build.sh $(FOLDER)
 	@packaging/rpm/lint.sh $(FOLDER)
 	@ls $(FOLDER)/*.rpm
+
+# A container image of the agent, of the RPMs that are there.  BASE=... instead of Fedora's minimal
+# one, BUNDLED=1 as for rpm, IMAGE=name.
+image: FOLDER := build/rpm/$(if $(BUNDLED),bundled,plain)
+image:
+	@command -v buildah >/dev/null || $(REQUIRE) podman
+	@[ -d $(FOLDER)/repodata ] || $(MAKE) --no-print-directory rpm
+	@BASE=$(BASE) containers/build.sh $(FOLDER) $(or $(IMAGE),vsock-tap)
 
 clean:
 	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bench.json bench-loss.json
