@@ -90,16 +90,15 @@ $(WHEELS): $(STAMP)
 	@$(BIN)/python packaging/rpm/wheels.py $(@D)
 
 # The last commit's RPMs, and a repository of them.  BUNDLED=1 carries the Python libraries along.
-rpm: FOLDER := build/rpm/$(if $(BUNDLED),bundled,plain)
+rpm image: FOLDER := build/rpm$(if $(BUNDLED),-bundled)
 rpm: $(if $(BUNDLED),$(WHEELS),$(STAMP))
 	@$(REQUIRE) $(RPM_TOOLS)
 	@BUNDLED=$(BUNDLED) packaging/rpm/build.sh $(FOLDER)
 	@packaging/rpm/lint.sh $(FOLDER)
-	@ls $(FOLDER)/*.rpm
+	@ls $(FOLDER)/*/*.rpm
 
 # A container image of the agent, of the RPMs that are there.  BASE=... instead of Fedora's minimal
 # one, BUNDLED=1 as for rpm, IMAGE=name.
-image: FOLDER := build/rpm/$(if $(BUNDLED),bundled,plain)
 image:
 	@command -v buildah >/dev/null || $(REQUIRE) podman
 	@[ -d $(FOLDER)/repodata ] || $(MAKE) --no-print-directory rpm

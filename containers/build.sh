@@ -10,7 +10,8 @@ builder=$(command -v podman || command -v buildah) || {
     echo "build.sh needs podman or buildah, and neither is here" >&2
     exit 1
 }
-# OCI's own format has no health checks.  The label z is for SELinux.
-"$builder" build --format=docker --tag="$image" --volume="$folder:/rpms:ro,z" \
+# OCI's own format has no health checks.  A layer that is kept would be taken again for other
+# packages, for it goes by the command alone.  The label z is for SELinux.
+"$builder" build --format=docker --layers=false --tag="$image" --volume="$folder:/rpms:ro,z" \
     ${BASE:+"--build-arg=BASE=$BASE"} --file="$here/Containerfile" "$here"
 "$builder" images "$image"

@@ -38,5 +38,6 @@ rpmbuild -ba --noclean "$@" "$work/vsock-tap.spec" >"$work/log" 2>&1 || {
     cat "$work/log" >&2
     exit 1
 }
-mv "$work"/RPMS/*/*.rpm "$work"/SRPMS/*.rpm "$folder"
+mv "$work"/RPMS/* "$folder"
+mv "$work/SRPMS" "$folder/src"
 createrepo_c --quiet "$folder"

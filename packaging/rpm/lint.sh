@@ -3,7 +3,7 @@
 # wrong.
 set -eu
 here=$(dirname "$0")
-found=$(rpmlint --strict -c "$here/rpmlint.toml" "$1"/*.rpm "$here/vsock-tap.spec") || {
+found=$(rpmlint --strict -c "$here/rpmlint.toml" "$1"/*/*.rpm "$here/vsock-tap.spec") || {
     echo "$found"
     exit 1
 }

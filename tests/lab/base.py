@@ -1,8 +1,8 @@
 """A small image of Debian with Python and dnf, on which ours is tried where there is no Fedora.
 
-`python -m tests.lab.base` puts it where the tests look for it, as an archive of its files.  It is of
-the machine's own release, for whose Python the packages are.  On other systems than Debian, without
-mmdebstrap or not as root, none is there afterwards, and the tests say so.
+`python -m tests.lab.base` puts it where the tests look for it, as an archive of its files.  It is
+of the machine's own release, for whose Python the packages are.  On other systems than Debian,
+without mmdebstrap or not as root, none is there afterwards, and the tests say so.
 """
 
 import hashlib

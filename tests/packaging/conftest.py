@@ -25,8 +25,8 @@ class Repository:
     def packages(self) -> Mapping[str, Path]:
         """The packages' files by their names."""
         found = {}
-        for path in self.path.glob("*.rpm"):
-            if not path.name.endswith(".src.rpm"):
+        for path in self.path.glob("*/*.rpm"):
+            if path.parent.name != "src":
                 (name,) = query(path, "--queryformat", "%{NAME}")
                 found[name] = path
         return found

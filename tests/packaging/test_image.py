@@ -114,7 +114,11 @@ def host(guest: Namespace, tmp_path: Path) -> Iterator[Namespace]:
 
 def _start(guest: Namespace, *flags: str, settings: Sequence[str]) -> None:
     """Start the container, with its link in the lab's folder."""
-    volumes = (f"{guest.folder}:/link", "/etc/resolv.conf:/etc/resolv.conf")
+    volumes = (
+        f"{guest.folder}:/link",
+        "/etc/resolv.conf:/etc/resolv.conf",
+        "vsock-tap:/var/lib/vsock-tap",
+    )
     guest.run(
         *("podman", "run", "-d", "--name=vsock-tap", "--net=host"),
         *(f"--volume={volume}" for volume in volumes),
@@ -169,6 +173,22 @@ def test_it_is_the_machines_network(guest: Namespace, host: Namespace, rights: s
     guest.run("podman", "stop", "--time=5", "vsock-tap")
     assert guest.run("podman", "wait", "vsock-tap").split() == ["0"]
     assert _devices(guest) == loopback
+    assert guest.run("cat", "/etc/resolv.conf") == resolv_conf
+
+
+def test_resolv_conf_outlives_a_container_that_crashed(guest: Namespace, host: Namespace) -> None:
+    resolv_conf = guest.run("cat", "/etc/resolv.conf")
+    Gvproxy(guest.folder, host)
+    _start(guest, *_RIGHTS["one"], settings=["-url", _LINK])
+    _wait_for_lease(guest)
+    guest.run("podman", "kill", "--signal=KILL", "vsock-tap")
+    guest.run("podman", "rm", "vsock-tap")
+    assert guest.run("cat", "/etc/resolv.conf") != resolv_conf
+
+    _start(guest, *_RIGHTS["one"], settings=["-url", _LINK])
+    _wait_for_lease(guest)
+    assert "left behind by an agent that did not end well" in _logged(guest)
+    guest.run("podman", "stop", "--time=5", "vsock-tap")
     assert guest.run("cat", "/etc/resolv.conf") == resolv_conf
 
 

@@ -126,9 +126,10 @@ def test_no_macro_is_left_unexpanded(
     request: pytest.FixtureRequest, flavour: str, name: str
 ) -> None:
     package = request.getfixturevalue(flavour).packages[name]
-    kinds = ("--list", "--scripts", "--triggers", "--requires", "--recommends", "--provides")
-    for kind in (*kinds, "--info", "--docfiles", "--licensefiles", "--configfiles"):
-        assert [line for line in query(package, kind) if "%" in line] == []
+    kinds = ("--info", "--list", "--scripts", "--triggers", "--requires", "--recommends")
+    lines = query(package, *kinds, "--provides")
+    assert "postinstall scriptlet" in "".join(lines) or name == "python3-taplink"
+    assert [line for line in lines if "%" in line] == []
 
 
 @pytest.mark.parametrize("flavour", ["plain", "bundled"])
