@@ -7,6 +7,7 @@ machine of the lab, with a folder of ours for what it keeps.
 import contextlib
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.packaging.conftest import Repository
 
 _BUILD = Path(__file__).parents[2] / "containers" / "build.sh"
 _IMAGE = "localhost/vsock-tap"
+_BASE = "localhost/base"
 _LARGEST = 250_000_000  # bytes
 _RESOLVER = "192.0.2.1"
 """The machine's own, which does not answer."""
@@ -92,12 +94,13 @@ def kept(bundled: Repository, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**_ENVIRONMENT, "CONTAINERS_CONF": str(settings)}.items():
             patch.setenv(name, value)
-        with _machine("builder", folder, kept) as builder:
-            builder.run("podman", "import", BASE, "localhost/base", timeout=120)
-            command = ("env", "BASE=localhost/base", _BUILD, bundled.path, _IMAGE)
-            builder.run(*command, timeout=120)
-        yield kept
-    shutil.rmtree(kept)
+        try:
+            with _machine("builder", folder, kept) as builder:
+                builder.run("podman", "import", BASE, _BASE)
+                builder.run("env", f"BASE={_BASE}", _BUILD, bundled.path, _IMAGE)
+            yield kept
+        finally:
+            shutil.rmtree(kept)
 
 
 @pytest.fixture
@@ -151,9 +154,25 @@ def _devices(guest: Namespace) -> set[str]:
     return {" ".join(line.split()) for line in lines}
 
 
+def test_without_a_builder_it_says_what_is_missing(tmp_path: Path) -> None:
+    for name in ("dirname", "realpath"):
+        (tmp_path / name).symlink_to(f"/usr/bin/{name}")
+    done = subprocess.run(
+        ["/bin/sh", _BUILD, tmp_path, "image"], env={"PATH": str(tmp_path)}, capture_output=True
+    )
+    said = b"build.sh needs podman or buildah, and neither is here\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", said)
+
+
 def test_it_is_small(guest: Namespace) -> None:
     size = int(guest.run("podman", "image", "inspect", "--format={{.Size}}", _IMAGE))
     assert size < _LARGEST
+
+
+def test_what_was_built_before_is_not_taken_again(bundled: Repository, guest: Namespace) -> None:
+    guest.run("env", f"BASE={_BASE}", _BUILD, bundled.path, "localhost/again")
+    images = guest.run("podman", "image", "inspect", "--format={{.Id}}", _IMAGE, "localhost/again")
+    assert len(set(images.split())) == 2
 
 
 @pytest.mark.parametrize("rights", _RIGHTS)
