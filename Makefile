@@ -1,6 +1,6 @@
-# What can be typed here: run, test, test-vm, check, mutations, bench, bench-loss, rpm, clean.  Each
-# works from a clean clone; CONTRIBUTING.md says what they need.  System packages are the business of
-# tests/lab/require.sh.
+# What can be typed here: run, test, test-vm, check, mutations, bench, bench-loss, rpm, image, clean.
+# Each works from a clean clone; CONTRIBUTING.md says what they need.  System packages are the
+# business of tests/lab/require.sh.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -20,7 +20,7 @@ DEBIAN = $(REQUIRE) --optional qemu-system-x86_64 qemu-img mmdebstrap mke2fs set
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: run tun test test-vm check lint mutations bench bench-loss rpm clean
+.PHONY: run tun test test-vm check lint mutations bench bench-loss rpm image clean
 .DEFAULT_GOAL := check
 
 $(STAMP): pyproject.toml
@@ -46,8 +46,9 @@ tun:
 test: tun lint $(WHEELS)
 	@$(REQUIRE) nsenter ip ping curl dig nft socat ssh sshd dhclient udhcpc
 	@$(REQUIRE) $(RPM_TOOLS) dnf
-	@$(REQUIRE) --optional qemu-system-x86_64 busybox-static
+	@$(REQUIRE) --optional qemu-system-x86_64 busybox-static podman mmdebstrap
 	@tests/lab/kernel.sh .venv/kernel
+	@$(BIN)/python -m tests.lab.base
 	@$(AS_ROOT) true || { \
 	  echo "make test needs root, or a kernel that allows user namespaces: type sudo make test" >&2; \
 	  exit 1; }
@@ -98,12 +99,19 @@ $(WHEELS): $(STAMP)
 	@$(BIN)/python packaging/rpm/wheels.py $(@D)
 
 # The last commit's RPMs, and a repository of them.  BUNDLED=1 carries the Python libraries along.
-rpm: FOLDER := build/rpm$(if $(BUNDLED),-bundled)
+rpm image: FOLDER := build/rpm$(if $(BUNDLED),-bundled)
 rpm: $(if $(BUNDLED),$(WHEELS),$(STAMP))
 	@$(REQUIRE) $(RPM_TOOLS)
 	@BUNDLED=$(BUNDLED) packaging/rpm/build.sh $(FOLDER)
 	@packaging/rpm/lint.sh $(FOLDER)
 	@ls $(FOLDER)/*/*.rpm
+
+# A container image of the agent, of the RPMs that are there.  BASE=... instead of Fedora's minimal
+# one, BUNDLED=1 as for rpm, IMAGE=name.
+image:
+	@command -v buildah >/dev/null || $(REQUIRE) podman
+	@[ -d $(FOLDER)/repodata ] || $(MAKE) --no-print-directory rpm
+	@BASE=$(BASE) containers/build.sh $(FOLDER) $(or $(IMAGE),vsock-tap)
 
 clean:
 	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bench.json bench-loss.json

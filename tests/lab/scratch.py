@@ -59,6 +59,17 @@ def python_version() -> str:
     return _run(PYTHON, "-I", "-c", code).strip()
 
 
+def build_stub(folder: Path, stubs: Collection[str]) -> Path:
+    """Build a package that says what is there without one: Python, a shell and `stubs`."""
+    folder.mkdir()
+    provided = (f"python(abi) = {python_version()}", str(PYTHON), str(_SHELL), *stubs)
+    spec = folder / "stub.spec"
+    spec.write_text(_STUB.format(provides="\n".join(f"Provides: {name}" for name in provided)))
+    _run("rpmbuild", "-bb", "--define", f"_topdir {folder}", spec)
+    (package,) = (folder / "RPMS").rglob("*.rpm")
+    return package
+
+
 class Root:
     """Such a folder.
 
@@ -67,7 +78,7 @@ class Root:
 
     def __init__(self, folder: Path, stubs: Collection[str]) -> None:
         self.path = folder / "root"
-        self._stub = self._build_stub(folder / "stub", stubs)
+        self._stub = build_stub(folder / "stub", stubs)
         for name in ("bin", "lib", "lib64"):
             (self.path / "usr" / name).mkdir(parents=True)
             (self.path / name).symlink_to(f"usr/{name}")
@@ -78,16 +89,6 @@ class Root:
         systemctl = self.path / "usr/bin/systemctl"
         systemctl.write_text(_SYSTEMCTL)
         systemctl.chmod(0o755)
-
-    @staticmethod
-    def _build_stub(folder: Path, stubs: Collection[str]) -> Path:
-        folder.mkdir()
-        provided = (f"python(abi) = {python_version()}", str(PYTHON), str(_SHELL), *stubs)
-        spec = folder / "stub.spec"
-        spec.write_text(_STUB.format(provides="\n".join(f"Provides: {name}" for name in provided)))
-        _run("rpmbuild", "-bb", "--define", f"_topdir {folder}", spec)
-        (package,) = (folder / "RPMS").rglob("*.rpm")
-        return package
 
     def _copy_programs(self, objects: set[str]) -> None:
         library = Path(f"usr/lib/python{python_version()}")
