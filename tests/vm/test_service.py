@@ -280,8 +280,4 @@ def test_removal_leaves_nothing_running(installed: Machine) -> None:
     dnf(installed, "remove", "vsock-tap", "gvproxy-host", "python3-taplink")
     for unit in ("vsock-tap", "gvproxy@test"):
         assert installed.try_run("systemctl", "is-active", unit).stdout == "inactive\n"
-    assert installed.try_run("test", "-e", "/usr/bin/vsock-tap").returncode
-    left = installed.run(
-        "find", "/usr/lib/vsock-tap", "/usr/lib/systemd", "-name", "*vsock-tap*", "-print"
-    )
-    assert left == ""
+    assert installed.run("find", "/usr", "-name", "*vsock*tap*", "-not", "-path", "*/share/*") == ""
