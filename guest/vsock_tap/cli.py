@@ -11,7 +11,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
-from taplink import flags, standard
+from taplink import flags
 from taplink.endpoint import parse_peer
 from taplink.flags import checked
 from taplink.journal import log_handler
@@ -129,7 +129,6 @@ def _config(values: argparse.Namespace, path: Path | None) -> Config:
 
 def main() -> None:
     """Run the agent until SIGTERM or SIGINT."""
-    standard.open_closed()
     with flags.errors_in_one_line(PROGRAM, log, AgentError, TapError):
         configured = parse_arguments(sys.argv[1:])
         if configured.check:
@@ -166,7 +165,3 @@ def _set_up_log(configured: Config) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     # Not pyroute2's, which logs every message.
     log.setLevel(logging.DEBUG if configured.debug else logging.INFO)
-
-
-if __name__ == "__main__":
-    main()

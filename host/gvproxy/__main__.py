@@ -1,15 +1,13 @@
 """The program's beginning, `gvproxy` or `python -m gvproxy`; `cli` is what it does."""
 
-import signal
 import sys
 
-from taplink import standard
+from taplink.beginning import begin
 
 
 def main() -> int:
-    """Run the command; until the daemon handles it, Ctrl-C ends the process without a word."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # before the modules that take their time
-    standard.open_closed()  # before anything else is opened
+    """Run the command."""
+    begin()
     from gvproxy import cli
 
     return cli.main()

@@ -54,7 +54,7 @@ def start(vm: Vm) -> None:
     wait_for(vm, "is ready", "/tmp/gvproxy.log")
     vm.run("(unshare -n sh -c 'echo $$ >/tmp/guest; exec sleep 100000' &)")
     wait_for(vm, ".", "/tmp/guest")
-    agent = vmpython.command("vsock_tap.cli")
+    agent = vmpython.command("vsock_tap.__main__")
     vm.run(f'({GUEST} sh -c "{agent} -url vsock://1:1024/connect" >/tmp/agent.log 2>&1 &)')
     wait_for(vm, "names are looked up at", "/tmp/agent.log")
     wait_for(vm, "guest 0 has come (taplink/1, csum,tso4,tso6)", "/tmp/gvproxy.log")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.machine import Machine, needs_machine
-from tests.lab.scratch import Root, query
+from tests.lab.scratch import build_stub, query
 from tests.lab.wait import NotYetError, until
 
 pytestmark = [
@@ -91,7 +91,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     needs = query(host, "--requires")
     stubs = [name for name in needs if ".so." in name or "rtld" in name]
     work = tmp_path_factory.mktemp("stub") / "stub"
-    Root._build_stub(work, stubs).rename(folder / "stub.rpm")
+    build_stub(work, stubs).rename(folder / "stub.rpm")
     return folder
 
 

@@ -1,6 +1,7 @@
-"""Standard descriptors that were closed when a program began."""
+"""A program's beginning: closed standard descriptors, and signals before there is a loop."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 
 LOOK = """
 import os, sys
-from taplink.standard import open_closed
+from taplink.beginning import open_closed
 open_closed()
 print("told", file=sys.stderr)
 report = [os.path.realpath(f"/proc/self/fd/{number}") for number in range(3)]
@@ -38,3 +39,19 @@ def test_they_are_opened(closed: str, count: int) -> None:
     assert done.returncode == 0
     assert done.stdout == b"", "standard output is not what replaces standard error"
     assert done.stderr == (b"" if "2>&-" in closed else b"told\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, -signal.SIGINT)]
+)
+def test_a_signal_ends_it_without_a_word(number: signal.Signals, status: int) -> None:
+    code = "from taplink.beginning import begin; begin(); print(1, flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(number)
+        assert process.communicate(timeout=30) == (b"", b"")
+        assert process.returncode == status
