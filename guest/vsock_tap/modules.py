@@ -47,12 +47,13 @@ def missing(endpoint: Endpoint, root: Path = Path("/")) -> list[str]:
 def load(endpoint: Endpoint) -> list[str]:
     """Load what is missing; returns a line on each module that cannot be loaded.
 
-    Without the right to, such as in the service, which has had it done before, nothing is tried:
-    what is built in cannot always be seen.
+    But not on tun, for opening the tap says that.  Without the right to, such as in the service,
+    which has had it done before, nothing is tried: what is built in cannot always be seen.
     """
     if not has_capability(CAP_SYS_MODULE):
         return []
-    return [text for name in missing(endpoint) if (text := _load(name))]
+    said = {name: _load(name) for name in missing(endpoint)}
+    return [text for name, text in said.items() if text and name != "tun"]
 
 
 def _load(name: str) -> str:

@@ -139,6 +139,8 @@ def open_tap(name: str, *, preexisting: bool = False) -> Tap:
     check_name(name)
     try:
         fd = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise TapError(f"{DEVICE} is not there: the module tun is not loaded") from error
     except OSError as error:
         raise TapError(f"{DEVICE}: {error.strerror}") from error
     try:
@@ -254,6 +256,7 @@ def _attach(fd: int, name: str, flags: int) -> bool:
 _REASONS = {
     errno.EPERM: "not permitted; opening a tap takes CAP_NET_ADMIN or its ownership",
     errno.EBUSY: "in use by another program",
+    errno.ENOTTY: f"{DEVICE} is not the kernel's",
 }
 
 

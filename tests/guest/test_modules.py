@@ -98,6 +98,12 @@ def test_what_cannot_be_loaded_is_told(modprobe: Path) -> None:
     assert modules.load(VSOCK) == [f"{said}status 3"]
 
 
+def test_of_tun_the_tap_says_enough(modprobe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modules, "missing", lambda endpoint: ["tun", "vsock"])
+    script(modprobe, "echo no $1 >&2; exit 1")
+    assert modules.load(VSOCK) == ["the module vsock is not loaded: no vsock"]
+
+
 def test_a_modprobe_that_hangs(modprobe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modules, "_TIMEOUT", 0.05)
     script(modprobe, "read forever <$0.fifo")

@@ -253,6 +253,18 @@ def test_a_machine_with_another_network_is_left_alone(installed: Machine) -> Non
     guest(installed, "ip", "link", "del", "eth0")
 
 
+def test_without_a_way_to_the_host_it_says_so_and_goes_on(installed: Machine) -> None:
+    """The machine has no device of vsock's, only the loopback."""
+    installed.write("/etc/vsock-tap.conf", "url = vsock://2:1024/connect\n")
+    installed.run("systemctl", "start", "--no-block", "vsock-tap")
+    said = installed.wait_for("no link to vsock://2:1024/connect: ", unit="vsock-tap.service")
+    assert said.endswith("; trying again")
+    assert show(installed, "vsock-tap", "StatusText").startswith("no link: ")
+    assert show(installed, "vsock-tap", "ActiveState") == "activating"
+    installed.run("systemctl", "stop", "vsock-tap")
+    installed.write("/etc/vsock-tap.conf", SETTINGS)
+
+
 def test_the_next_boot_comes_up_by_itself(installed: Machine) -> None:
     installed.reboot()
     is_online(installed)
