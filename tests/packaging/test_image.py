@@ -225,4 +225,4 @@ def test_a_settings_file_is_for_the_health_check_too(guest: Namespace, host: Nam
 def test_a_wrong_flag_is_one_line(guest: Namespace) -> None:
     _start(guest, "--privileged", settings=["-mtu", "much"])
     assert guest.run("podman", "wait", "vsock-tap").split() == ["1"]
-    assert _logged(guest) == "vsock-tap: -mtu: 'much' is no MTU: 68 to 65521\n"
+    assert _logged(guest) == "vsock-tap: -mtu: 'much' is no MTU: 576 to 65520\n"
