@@ -138,6 +138,7 @@ class Agent:
         self._network = Network(config.interface)
         self._resolver = choose(config.resolv_conf, config.interface, config.state_directory)
         self._claimed = False  # names are this agent's to look after
+        self._telling: asyncio.Task[None] | None = None  # of name servers
         self._notify = notifier()
         self._leases: asyncio.Queue[Event | Unleased] = asyncio.Queue()
         self._lease: Lease | None = None  # in effect
@@ -147,11 +148,12 @@ class Agent:
         self._announcement: bytes | None = None
 
     async def run(self) -> None:
-        """Work until SIGTERM or SIGINT; raises AgentError or TapError when that is impossible."""
+        """Work until a signal ends it; raises AgentError or TapError when that is impossible."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1)
+                loop.add_signal_handler(number, stop.set)
         feed_watchdog(self._notify, loop)
         self._status("no link yet")
         with open_tap(self._config.interface, preexisting=self._config.preexisting) as tap:
@@ -340,8 +342,10 @@ class Agent:
     async def _tell_resolver(self, lease: Lease) -> None:
         if not (self._claimed and lease.nameservers):
             return
+        telling = asyncio.to_thread(self._resolver.write, lease.nameservers, lease.search)
+        self._telling = asyncio.create_task(telling)
         try:
-            await asyncio.to_thread(self._resolver.write, lease.nameservers, lease.search)
+            await asyncio.shield(self._telling)  # its thread would go on beside `restore`
         except OSError as error:
             log.error("%s is not written: %s", self._resolver, describe(error))
             return
@@ -349,6 +353,8 @@ class Agent:
         log.info("names are looked up at %s, by %s", servers, self._resolver)
 
     async def _restore_resolver(self, why: str) -> None:
+        if self._telling is not None:
+            await asyncio.wait([self._telling])
         try:
             if await asyncio.to_thread(self._resolver.restore):
                 log.info("%s is restored: %s", self._resolver, why)

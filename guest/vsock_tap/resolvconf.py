@@ -1,9 +1,10 @@
 """/etc/resolv.conf while the agent runs, and the original back afterwards.
 
 The original, be it a file, a symbolic link (systemd-resolved's) or nothing, is set aside in the
-state directory before the file is first written.  It comes back when the agent ends; after a
-crash, be it the machine's, when the next agent begins.  What somebody else has written in the
-meantime is theirs and stays: the agent only replaces what begins with its own first line.
+state directory before the file is first written, and the new one says where.  It comes back when
+the agent ends; after a crash, be it the machine's, when the next agent begins.  What somebody else
+has written in the meantime is theirs and stays: the agent only replaces what begins with its own
+first line.
 
 A write is atomic, by a new file renamed over the old one.  In a container /etc/resolv.conf is
 often a bind mount, which cannot be renamed over, or /etc is not writable; then it is written in
@@ -18,12 +19,17 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
+from secrets import token_hex
 
 FIRST_LINE = "# Written by vsock-tap; the original comes back when it ends."
+_ORIGINAL = "# Original: "
+_NOTHING = "none"
+"""There was no file."""
 _IN_PLACE = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS)
 """Errors of making and renaming a file after which the old one may still be writable."""
 
@@ -36,8 +42,9 @@ class ResolvConf:
 
     def __init__(self, path: Path, state_directory: Path) -> None:
         self._path = path
-        self._name = f"resolv.conf.{_identity(path)}"
+        self._lock_name = f"resolv.conf.{_identity(path)}.lock"
         self._lock: int | None = None
+        self._made: Path | None = None  # the original, set aside by this agent
         self.state_directory = state_directory
 
     def __str__(self) -> str:
@@ -45,7 +52,8 @@ class ResolvConf:
 
     @property
     def kept(self) -> str:
-        return f"; the original is kept in {self.state_directory}"
+        path = self._place(self._said()) or self._made
+        return f"; the original is kept as {path}" if path and os.path.lexists(path) else ""
 
     def claim(self) -> bool:
         """Look after the file from now until `release`; False where another agent does.
@@ -79,46 +87,51 @@ class ResolvConf:
 
     def write(self, nameservers: Sequence[IPv4Address], search: Sequence[str]) -> None:
         """Let names be looked up at `nameservers`, and unqualified ones in `search` as well."""
-        ours = self._is_ours()
-        if not ours:
-            self._set_aside(self._path)
-        lines = [FIRST_LINE]
-        if search:
-            lines.append("search " + " ".join(search))
+        lines = ["search " + " ".join(search)] if search else []
         lines += [f"nameserver {address}" for address in nameservers]
-        text = "\n".join(lines) + "\n"
+
+        def text(original: str) -> bytes:
+            return "\n".join((FIRST_LINE, f"{_ORIGINAL}{original}", *lines, "")).encode()
 
         def make(path: Path) -> None:
-            path.write_text(text, encoding="ascii")
+            path.write_bytes(text(original))
             path.chmod(0o644)
 
-        if (ours and self._path.is_symlink()) or not self._replace(make):
-            if not ours:
-                self._set_aside(self._target)
-            _overwrite(self._path, text.encode("ascii"))
+        said = self._said()
+        original = self._set_aside(self._path) if said is None else said
+        if said is None or not self._path.is_symlink():  # else it was written through
+            if self._replace(make):
+                return
+            if said is None:
+                original = self._set_aside(self._target)
+        _overwrite(self._path, text(original))
 
     def restore(self) -> bool:
         """Put the original back; returns whether there was one to put back.
 
-        An error leaves it in `state_directory`, for the next agent's beginning.
+        An error leaves it where it is, for the next agent's beginning.
         """
-        restored = self._is_ours() and self._put_back()
-        self._forget()
+        said = self._said()
+        if said is not None:
+            self._put_back(said)
+        for original in (self._made, self._place(said)):
+            if original is not None:
+                original.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # something else is kept there
+                    original.parent.rmdir()
+        self._made = None
         self._remove_state_directory()
-        return restored
+        return said is not None
 
-    def _put_back(self) -> bool:
-        if self._absent.exists():
+    def _put_back(self, said: str) -> None:
+        original = self._place(said)
+        if said == _NOTHING:
             self._target.unlink()
-        elif os.path.lexists(self._original):
-            # What is renamed over the old file is no link, so one was written through.
-            if self._path.is_symlink() or not self._replace(
-                lambda path: _copy(self._original, path)
-            ):
-                _overwrite(self._path, self._original.read_bytes())
-        else:
-            return False
-        return True
+        elif original is None or not os.path.lexists(original):
+            raise FileNotFoundError(errno.ENOENT, f"its original is gone ({said or 'not told'})")
+        # What is renamed over the old file is no link, so one was written through.
+        elif self._path.is_symlink() or not self._replace(lambda path: _copy(original, path)):
+            _overwrite(self._path, original.read_bytes())
 
     @property
     def _target(self) -> Path:
@@ -127,37 +140,45 @@ class ResolvConf:
 
     @property
     def _lock_file(self) -> Path:
-        return self.state_directory / f"{self._name}.lock"
+        return self.state_directory / self._lock_name
 
-    @property
-    def _original(self) -> Path:
-        return self.state_directory / self._name
-
-    @property
-    def _absent(self) -> Path:
-        return self.state_directory / f"{self._name}.absent"
-
-    def _is_ours(self) -> bool:
+    def _said(self) -> str | None:
+        """Return what a file of ours says about its original, None where it is not ours."""
         try:
-            with self._path.open("rb") as file:
-                return file.readline().rstrip() == FIRST_LINE.encode("ascii")
-        except FileNotFoundError:
-            return False
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        with open(descriptor, encoding="utf-8", errors="replace") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return None
+            first, second = file.readline().rstrip("\n"), file.readline().rstrip("\n")
+        if first != FIRST_LINE:
+            return None
+        return second.removeprefix(_ORIGINAL) if second.startswith(_ORIGINAL) else ""
 
-    def _set_aside(self, path: Path) -> None:
+    @staticmethod
+    def _place(said: str | None) -> Path | None:
+        """Return the original's path, where that was told."""
+        return Path(said) if said and said.startswith("/") else None
+
+    def _set_aside(self, path: Path) -> str:
+        """Copy the original, and return what a file is to say about it."""
+        if self._made is not None:  # of a file that somebody else has replaced
+            self._made.unlink(missing_ok=True)
+            self._made = None
+        if not os.path.lexists(path):
+            return _NOTHING
         try:
             self.state_directory.mkdir(mode=0o755, parents=True, exist_ok=True)
             writable = os.access(self.state_directory, os.W_OK)
-        except PermissionError:
+        except OSError:
             writable = False
-        if not writable:
-            # An ordinary user, root only of a namespace: kept, but not found after a crash.
+        if not writable:  # an ordinary user, root only of a namespace; or a /var that is read-only
             self.state_directory = Path(tempfile.mkdtemp(prefix="vsock-tap-"))
-        self._forget()
-        if os.path.lexists(path):
-            _copy(path, self._original)
-        else:
-            self._absent.touch()
+        self._made = self.state_directory / f"resolv.conf.{token_hex(4)}"
+        _copy(path, self._made)
+        _sync(self.state_directory)
+        return str(self._made)
 
     def _replace(self, make: Callable[[Path], None]) -> bool:
         """Let `make` write a new file and rename it over the old one.
@@ -167,6 +188,8 @@ class ResolvConf:
         new = self._path.with_name(f".{self._path.name}.vsock-tap")
         try:
             make(new)
+            if not new.is_symlink():
+                _sync(new)
             os.replace(new, self._path)
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -176,10 +199,6 @@ class ResolvConf:
             return False
         return True
 
-    def _forget(self) -> None:
-        for path in (self._original, self._absent):
-            path.unlink(missing_ok=True)
-
     def _remove_state_directory(self) -> None:
         """Remove it, unless something is kept in it."""
         with contextlib.suppress(OSError):
@@ -187,7 +206,7 @@ class ResolvConf:
 
 
 def _identity(path: Path) -> str:
-    """Return a name for the file, whatever its content: two machines may share all but /etc.
+    """Return a name for the file's lock: two machines may share all but /etc.
 
     It is the folder's, for the file itself is replaced.  One that is mounted, as in containers and
     network namespaces, is not, and may be another than the folder says.
@@ -206,6 +225,17 @@ def _copy(source: Path, target: Path) -> None:
     owner = source.lstat()
     with contextlib.suppress(OSError):  # EPERM, or EINVAL for an owner unknown to the namespace
         os.chown(target, owner.st_uid, owner.st_gid, follow_symlinks=False)
+    if not target.is_symlink():
+        _sync(target)
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk: power may fail after the next rename."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _overwrite(path: Path, data: bytes) -> None:

@@ -74,7 +74,7 @@ from taplink.vnet import Offload
 
 log = logging.getLogger(__name__)
 
-_END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 RESERVED = 256 + 64 + dnstcp.MAX_ASKING
 """Descriptors beside those of TCP, UDP and DNS over UDP: pings, and links, listeners, callers of
@@ -112,7 +112,8 @@ async def _serve(config: Config, inherited: Sequence[Inherited]) -> int:
         if not stop.done():
             stop.set_result(why)
 
-    for number in _END_SIGNALS:
+    numbers = [n for n in _END_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]  # nohup(1)
+    for number in numbers:
         loop.add_signal_handler(number, end, number.name)
     notify = notifier()
     daemon = Daemon(config, loop, inherited)
@@ -127,7 +128,7 @@ async def _serve(config: Config, inherited: Sequence[Inherited]) -> int:
         notify("STOPPING=1")
     finally:
         await daemon.close()
-        for number in _END_SIGNALS:  # another Ctrl-C has nothing left to end
+        for number in numbers:  # another Ctrl-C has nothing left to end
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
     return 0

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import NoReturn, TypeVar
 
+from taplink.journal import is_journal
 from taplink.text import one_line
 
 T = TypeVar("T")
@@ -117,7 +118,8 @@ def _boolean(text: str) -> bool:
 
 def fail(program: str, message: object) -> NoReturn:
     """End the program with status 1 and the message, whatever the user's values in it are."""
-    print(f"{program}: {one_line(message)}", file=sys.stderr)
+    priority = "<3>" if is_journal() else ""  # sd-daemon(3): an error
+    print(f"{priority}{program}: {one_line(message)}", file=sys.stderr)
     sys.exit(1)
 
 

@@ -14,7 +14,7 @@ def log_handler(identifier: str, text: str, **fields: str) -> logging.Handler:
     with what its `extra` names in capitals, with the place in the code and with its priority.
     """
     handler: logging.Handler = logging.StreamHandler()
-    if _is_journal():
+    if is_journal():
         try:
             from systemd.journal import JournalHandler
         except ImportError:
@@ -26,7 +26,7 @@ def log_handler(identifier: str, text: str, **fields: str) -> logging.Handler:
     return handler
 
 
-def _is_journal() -> bool:
+def is_journal() -> bool:
     """Tell whether standard error is the journal's (systemd.exec(5), $JOURNAL_STREAM)."""
     try:
         there = os.fstat(sys.stderr.fileno())

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 from ipaddress import IPv4Address
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -76,3 +78,50 @@ def test_resolv_conf_is_left_to_the_agent_that_looks_after_it(
     first.release()
     assert path.read_text() == "original\n"
     assert not state.exists()
+
+
+def test_names_are_taken_back_after_they_were_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM while a slow disk, or a slow resolvconf, takes the name servers."""
+    told: list[str] = []
+    begun, finish = threading.Event(), threading.Event()
+
+    class Slow:
+        kept = ""
+
+        def claim(self) -> bool:
+            return True
+
+        def write(self, nameservers: object, search: object) -> None:
+            begun.set()
+            assert finish.wait(30)
+            told.append("write")
+
+        def restore(self) -> bool:
+            told.append("restore")
+            return True
+
+        def release(self) -> None:
+            told.append("release")
+
+    monkeypatch.setattr(agent, "choose", lambda *_: Slow())
+    config = Config(parse(f"unix://{tmp_path}/nobody"))
+    lease = SimpleNamespace(nameservers=[IPv4Address("10.0.0.1")], search=[])
+
+    async def scenario() -> None:
+        it = Agent(config)
+        await it._claim_resolver()
+        told.clear()
+        telling = asyncio.create_task(it._tell_resolver(lease))  # type: ignore[arg-type]
+        await asyncio.to_thread(begun.wait, 30)
+        telling.cancel()
+        ending = asyncio.create_task(it._clean_up())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert told == []
+        finish.set()
+        await ending
+        assert told == ["write", "restore", "release"]
+
+    asyncio.run(scenario())

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import resource
+import shutil
 import stat
 import subprocess
 import sys
@@ -29,6 +30,13 @@ class Machine:
     def agent(self) -> ResolvConf:
         return ResolvConf(self.path, self.state)
 
+    def body(self) -> str:
+        """What an agent has written, without what it says of itself."""
+        first, second, *rest = self.path.read_text().splitlines(keepends=True)
+        assert first == f"{FIRST_LINE}\n"
+        assert second.startswith("# Original: ")
+        return "".join(rest)
+
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
@@ -38,11 +46,12 @@ def machine(tmp_path: Path) -> Machine:
 def test_what_is_written(machine: Machine) -> None:
     machine.agent().write([ONE, TWO], ["a.test", "b.test"])
     assert machine.path.read_text() == (
-        f"{FIRST_LINE}\nsearch a.test b.test\nnameserver 192.168.127.1\nnameserver 10.0.0.1\n"
+        f"{FIRST_LINE}\n# Original: none\n"
+        "search a.test b.test\nnameserver 192.168.127.1\nnameserver 10.0.0.1\n"
     )
     assert stat.S_IMODE(machine.path.stat().st_mode) == 0o644
     machine.agent().write([TWO], [])
-    assert machine.path.read_text() == f"{FIRST_LINE}\nnameserver 10.0.0.1\n"
+    assert machine.body() == "nameserver 10.0.0.1\n"
 
 
 def make_original(machine: Machine, kind: str) -> None:
@@ -105,10 +114,52 @@ def test_what_others_wrote_meanwhile_stays(machine: Machine) -> None:
     assert machine.path.read_text() == "nameserver 9.9.9.9\n"
 
 
-def test_a_file_of_ours_without_its_original_is_left(machine: Machine) -> None:
-    machine.path.write_text(f"{FIRST_LINE}\nnameserver 10.0.0.1\n")
-    assert not machine.agent().restore()
+@pytest.mark.parametrize("said", ["", "# Original: /no/such/file\n", "# Original: here\n"])
+def test_a_file_of_ours_without_its_original_is_left(machine: Machine, said: str) -> None:
+    machine.path.write_text(f"{FIRST_LINE}\n{said}nameserver 10.0.0.1\n")
+    agent = machine.agent()
+    with pytest.raises(FileNotFoundError, match="its original is gone"):
+        agent.restore()
     assert machine.path.exists()
+    assert agent.kept == ""
+
+
+def test_the_original_is_found_whatever_became_of_the_folder(machine: Machine) -> None:
+    """Numbers of devices and inodes are others after a boot, a remount or a copy."""
+    make_original(machine, "file")
+    before = picture(machine)
+    crashed = machine.agent()
+    crashed.write([ONE], [])
+    assert crashed.kept.startswith(f"; the original is kept as {machine.state}/resolv.conf.")
+    other = machine.etc.with_name("copy")
+    shutil.copytree(machine.etc, other, symlinks=True)
+    shutil.rmtree(machine.etc)
+    other.rename(machine.etc)
+    assert machine.agent().restore()
+    assert picture(machine) == before
+    assert not machine.state.exists()
+
+
+def test_two_machines_with_one_state_directory(machine: Machine, tmp_path: Path) -> None:
+    """Containers may share it; each takes back its own, though the other began meanwhile."""
+    make_original(machine, "file")
+    before = picture(machine)
+    machine.agent().write([ONE], [])
+    (tmp_path / "other").mkdir()
+    other = ResolvConf(tmp_path / "other/resolv.conf", machine.state)
+    assert not other.restore()
+    other.write([TWO], [])
+    assert other.restore()
+    assert machine.agent().restore()
+    assert picture(machine) == before
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(machine: Machine) -> None:
+    os.mkfifo(machine.path)
+    agent = machine.agent()
+    assert not agent.restore()
+    with pytest.raises(OSError, match="named pipe"):
+        agent.write([ONE], [])
 
 
 def test_one_agent_at_a_time_looks_after_the_file(machine: Machine) -> None:
@@ -235,7 +286,7 @@ def test_a_file_that_cannot_be_replaced_is_written_in_place(
     agent = machine.agent()
     agent.write([ONE], ["a-search-domain-that-makes-it-longer.test"])
     agent.write([TWO], [])
-    assert machine.path.read_text() == f"{FIRST_LINE}\nnameserver 10.0.0.1\n"
+    assert machine.body() == "nameserver 10.0.0.1\n"
     assert machine.path.is_symlink() is (kind != "file")
     assert (machine.agent() if crashed else agent).restore()
     assert contents(machine) == before
@@ -302,11 +353,12 @@ def test_other_errors_are_the_callers(machine: Machine, monkeypatch: pytest.Monk
     assert list(machine.etc.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EEXIST])
 def test_a_state_directory_that_cannot_be_made(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise PermissionError
+        raise OSError(number, os.strerror(number))
 
     make_original(machine, "file")
     before = picture(machine)

@@ -1,5 +1,7 @@
 """The two programs as their users start, lose and end them."""
 
+import os
+import signal
 import socket
 from pathlib import Path
 
@@ -113,6 +115,25 @@ def test_the_daemon_ends_with_guests_attached(world: World) -> None:
     assert "Traceback" not in gvproxy.process.log.read_text()
     assert not gvproxy.path.exists()
     assert not pid_file.exists()
+
+
+def test_a_terminal_that_is_closed_is_an_end(world: World) -> None:
+    """By SIGHUP, after which both have cleaned up; nohup keeps it away."""
+    gvproxy = Gvproxy(world.folder, world.host)
+    lasting = Gvproxy(world.folder, world.host, name="lasting", before=["nohup"])
+    os.kill(lasting.process.pid, signal.SIGHUP)
+    with Namespace("guest", world.folder) as guest:
+        before = guest.run("cat", "/etc/resolv.conf")
+        agent = Agent(guest, gvproxy.url)
+        agent.wait()
+        os.kill(agent.process.pid, signal.SIGHUP)
+        assert agent.process.wait(10) == 0
+        assert guest.run("cat", "/etc/resolv.conf") == before
+    os.kill(gvproxy.process.pid, signal.SIGHUP)
+    assert gvproxy.process.wait(10) == 0
+    assert not gvproxy.path.exists()
+    assert lasting.get("/leases")
+    lasting.process.stop()
 
 
 @pytest.mark.parametrize(
