@@ -33,6 +33,7 @@ class Process:
         self.name = name
         self.log = log
         with log.open("ab") as output:
+            self._begins = output.tell()  # behind what another of this name has logged
             self._popen = subprocess.Popen(
                 [str(argument) for argument in argv],
                 stdin=subprocess.DEVNULL,
@@ -89,7 +90,8 @@ class Process:
         return until(lambda: self._logged(text), f"{self.name} says {text!r}", timeout)
 
     def _logged(self, text: str) -> str:
-        for line in self.log.read_text(errors="replace").splitlines():
+        logged = self.log.read_bytes()[self._begins :].decode(errors="replace")
+        for line in logged.splitlines():
             if text in line:
                 return line
         self.check()

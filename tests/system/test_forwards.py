@@ -38,8 +38,10 @@ def published(
 ) -> Iterator[list[dict[str, str]]]:
     """Publish something meanwhile; gives what the API shows then."""
     gvproxy.post(EXPOSE, {"local": local, "remote": remote, "protocol": protocol})
-    yield gvproxy.get(ALL)
-    gvproxy.post(UNEXPOSE, {"local": local, "protocol": protocol})
+    try:
+        yield gvproxy.get(ALL)
+    finally:
+        gvproxy.post(UNEXPOSE, {"local": local, "protocol": protocol})
     assert gvproxy.get(ALL) == []
 
 
