@@ -6,16 +6,16 @@ container, initramfs or minimal system.  What is built in needs no loading, and 
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 from taplink.endpoint import Endpoint, Scheme
 from taplink.tap import DEVICE
+from taplink.text import reason
 from vsock_tap.capability import CAP_SYS_MODULE, has_capability
+from vsock_tap.run import run
 
 LOCAL_CID = 1
 """VMADDR_CID_LOCAL, this machine itself (linux/vm_sockets.h)."""
-_TIMEOUT = 10.0
 _PROGRAMS = "/usr/sbin:/sbin"
 
 
@@ -62,10 +62,7 @@ def _load(name: str) -> str:
     if modprobe is None:
         return f"the module {name} is not loaded: there is no modprobe"
     try:
-        done = subprocess.run([modprobe, name], capture_output=True, text=True, timeout=_TIMEOUT)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"the module {name} is not loaded: {error}"
-    if not done.returncode:
-        return ""
-    lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-    return f"the module {name} is not loaded: {lines[-1]}"
+        run(modprobe, name)
+    except OSError as error:
+        return f"the module {name} is not loaded: {reason(error)}"
+    return ""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from taplink.endpoint import parse
-from vsock_tap import modules
+from vsock_tap import modules, run
 
 VSOCK, LOCAL, UNIX = map(parse, ("vsock://2:1024/connect", "vsock://1:1024", "unix:///x"))
 
@@ -105,9 +105,15 @@ def test_of_tun_the_tap_says_enough(modprobe: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_modprobe_that_hangs(modprobe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modules, "_TIMEOUT", 0.05)
+    monkeypatch.setattr(run, "TIMEOUT", 0.05)
     script(modprobe, "read forever <$0.fifo")
     os.mkfifo(f"{modprobe}.fifo")
     (said,) = modules.load(VSOCK)
     assert said.startswith("the module hv_sock is not loaded: ")
-    assert "timed out" in said
+    assert said.endswith("modprobe hv_sock in 0 s")
+
+
+def test_bytes_that_are_no_text(modprobe: Path) -> None:
+    script(modprobe, "printf 'no \\377 such thing' >&2; exit 1")
+    (said,) = modules.load(VSOCK)
+    assert said.endswith(": no \N{REPLACEMENT CHARACTER} such thing")
