@@ -96,19 +96,17 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
     path = settings.find() if values.config is None else Path(values.config)
     if path is None or values.config == "":
         return _config(values, None)
-    given = []
+    given = argparse.Namespace()
     try:
         for place, name, value in settings.read(path):
             if name in _COMMAND_LINE_ONLY:
                 raise ValueError(f"{place}: {name} is for the command line only")
             if not parser.has(name):
                 raise ValueError(f"{place}: {name} is no setting")
-            given.append(f"--{name}={value}")
-            parser.place = place
-            parser.read(given[-1:])
+            parser.set(given, name, value, place)
     except ValueError as error:
         flags.fail(PROGRAM, error)
-    return _config(parser.read([*given, *arguments]), path)
+    return _config(parser.read(arguments, given), path)
 
 
 def _config(values: argparse.Namespace, path: Path | None) -> Config:

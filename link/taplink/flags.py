@@ -48,8 +48,6 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             add_help=False,
         )
-        self.place = ""
-        """Where the arguments stand, for errors, when it is not the command line."""
         self.add_argument("--help", "--h", action="help", help="show this help")
         self.add_argument(
             "--version",
@@ -76,16 +74,36 @@ class Parser(argparse.ArgumentParser):
         """Tell whether there is a flag of this name."""
         return f"--{name}" in self._option_string_actions
 
-    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Return the flags' values; raises SystemExit for -help, -version and what is wrong."""
+    def set(self, values: argparse.Namespace, name: str, text: str, place: str) -> None:
+        """Set a flag to a value that stands at `place`, elsewhere than on the command line.
+
+        Raises SystemExit where that is wrong.
+        """
+        # Not by `read`, whose time is quadratic in the number of arguments.
+        action = self._option_string_actions[f"--{name}"]
+        try:
+            setattr(values, action.dest, self._get_value(action, text))
+        except argparse.ArgumentError as error:
+            fail(self.prog, f"{place}: {_as_written(error)}")
+
+    def read(
+        self, arguments: Sequence[str], values: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Return the flags' values; raises SystemExit for -help, -version and what is wrong.
+
+        `values` are those of flags that the arguments may leave out.
+        """
         # argparse completes the beginning of a flag with one dash even without allow_abbrev.
-        return self.parse_args([f"-{a}" if _ONE_DASH.match(a) else a for a in arguments])
+        return self.parse_args([f"-{a}" if _ONE_DASH.match(a) else a for a in arguments], values)
 
     def error(self, message: str) -> NoReturn:
         """Print one line, without the usage, and exit with status 1, not 2."""
-        # argparse names flags as they were added.
-        text = _TWO_DASHES.sub("-", message.removeprefix("argument "))
-        fail(self.prog, f"{self.place}: {text}" if self.place else text)
+        fail(self.prog, _as_written(message))
+
+
+def _as_written(message: object) -> str:
+    # argparse names flags as they were added.
+    return _TWO_DASHES.sub("-", str(message).removeprefix("argument "))
 
 
 def checked(parse: Callable[[str], T]) -> Callable[[str], T]:
