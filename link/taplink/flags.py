@@ -8,6 +8,7 @@ status 1.  Which flags there are, and what their values mean, is each program's 
 import argparse
 import contextlib
 import logging
+import os
 import re
 import sys
 import textwrap
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import NoReturn, TypeVar
 
-from taplink.text import one_line
+from taplink.text import one_line, reason
 
 T = TypeVar("T")
 
@@ -96,6 +97,10 @@ class Parser(argparse.ArgumentParser):
         # argparse completes the beginning of a flag with one dash even without allow_abbrev.
         return self.parse_args([f"-{a}" if _ONE_DASH.match(a) else a for a in arguments], values)
 
+    def _print_message(self, message: str, file: object = None) -> None:
+        # Of -help and -version; errors are `error`'s.
+        say(self.prog, message.rstrip("\n"))
+
     def error(self, message: str) -> NoReturn:
         """Print one line, without the usage, and exit with status 1, not 2."""
         fail(self.prog, _as_written(message))
@@ -131,6 +136,16 @@ def _boolean(text: str) -> bool:
     if text not in _BOOLEANS:
         raise ValueError(f"{text!r} is neither true nor false")
     return _BOOLEANS[text]
+
+
+def say(program: str, text: str) -> None:
+    """Print what was asked for; ends the program with status 1 where nobody takes it."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # The end of the interpreter would try again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        fail(program, f"standard output: {reason(error)}")
 
 
 def fail(program: str, message: object) -> NoReturn:
