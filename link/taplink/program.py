@@ -62,22 +62,32 @@ async def start(endpoint: Endpoint) -> Program:
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
             )
+            descriptor = _descriptor(process)
         except BaseException as error:
             ours.close()
             if isinstance(error, (FileNotFoundError, PermissionError)):
                 raise EndpointError(f"{endpoint}: {reason(error)}") from error
             raise
-    waiting = asyncio.get_running_loop().create_task(_wait(process, ours))
+    waiting = asyncio.get_running_loop().create_task(_wait(process, descriptor, ours))
     _programs[waiting] = process
     waiting.add_done_callback(_programs.pop)
     return Program(ours, waiting)
 
 
-async def _wait(process: subprocess.Popen[bytes], sock: socket.socket) -> int:
+def _descriptor(process: subprocess.Popen[bytes]) -> int:
+    """Return a pidfd, by which the loop learns of the program's end."""
+    try:
+        return os.pidfd_open(process.pid)
+    except OSError:
+        process.kill()
+        process.wait()
+        raise
+
+
+async def _wait(process: subprocess.Popen[bytes], descriptor: int, sock: socket.socket) -> int:
     """Wait for the program's end, which is the link's, even if a child of it has the socket."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
-    descriptor = os.pidfd_open(process.pid)
     loop.add_reader(descriptor, ended.set)
     try:
         await ended.wait()

@@ -1,6 +1,7 @@
 """Programs in the place of a host: started, spoken to, and how they end."""
 
 import asyncio
+import errno
 import os
 import subprocess
 from collections.abc import Callable, Coroutine, Iterator
@@ -180,6 +181,21 @@ def test_one_that_cannot_be_ended(
         await programs_ended(10)
 
     runner.run(scenario())
+
+
+def test_no_descriptor_left_to_wait_by(
+    runner: asyncio.Runner, script: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program is not left alone with nobody to see its end."""
+
+    def fail(pid: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    path = script("exec cat <$0.fifo")
+    os.mkfifo(f"{path}.fifo")
+    monkeypatch.setattr(os, "pidfd_open", fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        runner.run(start(parse(f"stdio://{path}")))
 
 
 @pytest.mark.parametrize(
