@@ -19,10 +19,10 @@ from taplink.notify import notifier
 from taplink.tap import TapError, check_name
 from vsock_tap import check, config, modules, settings
 from vsock_tap.agent import Agent
-from vsock_tap.config import Config
+from vsock_tap.capability import CAP_SYS_MODULE, has_capability
+from vsock_tap.config import PROGRAM, Config
 from vsock_tap.errors import AgentError
 
-PROGRAM = "vsock-tap"
 log = logging.getLogger("vsock_tap")
 
 
@@ -81,8 +81,16 @@ def make_parser() -> flags.Parser:
         f"({' or '.join(map(str, settings.FILES))}, if there)",
     )
     parser.add_switch("--check", "say what would be done, and do nothing")
-    parser.add_switch("--healthy", "exit with status 0 if a lease is in effect, with 1 if not")
-    parser.add_switch("--load-modules", "load the kernel modules that are needed, and do no more")
+    parser.add_switch(
+        "--healthy",
+        "exit with status 0 if the interface has the agent's address, or any "
+        "with -preexisting, else with 1",
+    )
+    parser.add_switch(
+        "--load-modules",
+        "load the kernel modules that are needed, and do no more; "
+        "with status 1 where one cannot be",
+    )
     return parser
 
 
@@ -96,19 +104,17 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
     path = settings.find() if values.config is None else Path(values.config)
     if path is None or values.config == "":
         return _config(values, None)
-    given = []
+    given = argparse.Namespace()
     try:
         for place, name, value in settings.read(path):
             if name in _COMMAND_LINE_ONLY:
                 raise ValueError(f"{place}: {name} is for the command line only")
             if not parser.has(name):
                 raise ValueError(f"{place}: {name} is no setting")
-            given.append(f"--{name}={value}")
-            parser.place = place
-            parser.read(given[-1:])
+            parser.set(given, name, value, place)
     except ValueError as error:
         flags.fail(PROGRAM, error)
-    return _config(parser.read([*given, *arguments]), path)
+    return _config(parser.read(arguments, given), path)
 
 
 def _config(values: argparse.Namespace, path: Path | None) -> Config:
@@ -142,11 +148,26 @@ def main() -> None:
             # A service that ends before it was ready has failed.
             notifier()(f"READY=1\nSTATUS={text}")
             return
-        for complaint in modules.load(configured.endpoint):
-            log.warning(complaint)
+        all_there = _load_modules(configured)
         if configured.load_modules:
-            return
+            sys.exit(0 if all_there else 1)
         _run(Agent(configured).run())
+
+
+def _load_modules(configured: Config) -> bool:
+    """Load what is missing, and tell what cannot be; returns whether that is nothing.
+
+    Unless that is all there is to do, nothing is said of tun, for opening the tap does, and nothing
+    is tried without the right to, such as in the service, which has had it done before: what is
+    built in cannot always be seen.
+    """
+    if not configured.load_modules and not has_capability(CAP_SYS_MODULE):
+        return True
+    wrong = modules.load(configured.endpoint)
+    for name, why in wrong.items():
+        if configured.load_modules or name != "tun":
+            log.warning("the module %s is not loaded: %s", name, why)
+    return not wrong
 
 
 def _run(agent: Coroutine[object, object, None]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from taplink.endpoint import Endpoint
 
+PROGRAM = "vsock-tap"
 DEFAULT_URL = "vsock://2:1024/connect"
 DEFAULT_INTERFACE = "tap0"
 DEFAULT_MAC = "5a:94:ef:e4:0c:ee"

@@ -6,16 +6,16 @@ container, initramfs or minimal system.  What is built in needs no loading, and 
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 from taplink.endpoint import Endpoint, Scheme
 from taplink.tap import DEVICE
+from taplink.text import reason
 from vsock_tap.capability import CAP_SYS_MODULE, has_capability
+from vsock_tap.run import run
 
 LOCAL_CID = 1
 """VMADDR_CID_LOCAL, this machine itself (linux/vm_sockets.h)."""
-_TIMEOUT = 10.0
 _PROGRAMS = "/usr/sbin:/sbin"
 
 
@@ -44,28 +44,26 @@ def missing(endpoint: Endpoint, root: Path = Path("/")) -> list[str]:
     return [name for name in names if not (root / "sys/module" / name).exists()]
 
 
-def load(endpoint: Endpoint) -> list[str]:
-    """Load what is missing; returns a line on each module that cannot be loaded.
+def load(endpoint: Endpoint) -> dict[str, str]:
+    """Load what is missing; returns why not, of each module that cannot be loaded."""
+    said = {name: _modprobe(name) for name in missing(endpoint)}
+    return {name: why for name, why in said.items() if why}
 
-    But not on tun, for opening the tap says that.  Without the right to, such as in the service,
-    which has had it done before, nothing is tried: what is built in cannot always be seen.
-    """
+
+def obstacle(name: str) -> str:
+    """Return why a module could not be loaded, or nothing; it is not loaded."""
     if not has_capability(CAP_SYS_MODULE):
-        return []
-    said = {name: _load(name) for name in missing(endpoint)}
-    return [text for name, text in said.items() if text and name != "tun"]
+        return "CAP_SYS_MODULE is missing"
+    return _modprobe("-D", name)  # busybox's knows that, and no --dry-run
 
 
-def _load(name: str) -> str:
+def _modprobe(*arguments: str) -> str:
     path = f"{os.environ.get('PATH', '')}:{_PROGRAMS}"
     modprobe = shutil.which("modprobe", path=path)
     if modprobe is None:
-        return f"the module {name} is not loaded: there is no modprobe"
+        return "there is no modprobe"
     try:
-        done = subprocess.run([modprobe, name], capture_output=True, text=True, timeout=_TIMEOUT)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"the module {name} is not loaded: {error}"
-    if not done.returncode:
-        return ""
-    lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-    return f"the module {name} is not loaded: {lines[-1]}"
+        run(modprobe, *arguments)
+    except OSError as error:
+        return reason(error)
+    return ""

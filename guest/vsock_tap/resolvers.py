@@ -3,19 +3,18 @@
 import os
 import shutil
 import socket
-import subprocess
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Protocol
 
 from vsock_tap.resolvconf import ResolvConf
+from vsock_tap.run import run
 
 _STUBS = ("/run/systemd/resolve/stub-resolv.conf", "/usr/lib/systemd/resolv.conf")
 """What /etc/resolv.conf leads to where programs ask systemd-resolved (systemd-resolved(8))."""
 _STUB_LISTENS = "3500007F:0035 "
 """127.0.0.53, port 53, as /proc/net/udp has it."""
-_TIMEOUT = 10.0
 
 
 class Resolver(Protocol):
@@ -55,16 +54,7 @@ class _Program:
         pass
 
     def _run(self, *arguments: str, text: str = "") -> None:
-        command = [self._program, *arguments]
-        try:
-            subprocess.run(
-                command, input=text, capture_output=True, text=True, timeout=_TIMEOUT, check=True
-            )
-        except subprocess.CalledProcessError as error:
-            lines = error.stderr.strip().splitlines() or [f"status {error.returncode}"]
-            raise OSError(lines[-1]) from None
-        except subprocess.TimeoutExpired as error:
-            raise OSError(f"no end of {' '.join(command)} in {_TIMEOUT:.0f} s") from error
+        run(self._program, *arguments, text=text)
 
 
 class Resolved(_Program):

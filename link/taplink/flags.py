@@ -8,6 +8,7 @@ status 1.  Which flags there are, and what their values mean, is each program's 
 import argparse
 import contextlib
 import logging
+import os
 import re
 import sys
 import textwrap
@@ -16,7 +17,7 @@ from importlib.metadata import version
 from typing import NoReturn, TypeVar
 
 from taplink.journal import is_journal
-from taplink.text import one_line
+from taplink.text import one_line, reason
 
 T = TypeVar("T")
 
@@ -49,8 +50,6 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             add_help=False,
         )
-        self.place = ""
-        """Where the arguments stand, for errors, when it is not the command line."""
         self.add_argument("--help", "--h", action="help", help="show this help")
         self.add_argument(
             "--version",
@@ -77,16 +76,40 @@ class Parser(argparse.ArgumentParser):
         """Tell whether there is a flag of this name."""
         return f"--{name}" in self._option_string_actions
 
-    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Return the flags' values; raises SystemExit for -help, -version and what is wrong."""
+    def set(self, values: argparse.Namespace, name: str, text: str, place: str) -> None:
+        """Set a flag to a value that stands at `place`, elsewhere than on the command line.
+
+        Raises SystemExit where that is wrong.
+        """
+        # Not by `read`, whose time is quadratic in the number of arguments.
+        action = self._option_string_actions[f"--{name}"]
+        try:
+            setattr(values, action.dest, self._get_value(action, text))
+        except argparse.ArgumentError as error:
+            fail(self.prog, f"{place}: {_as_written(error)}")
+
+    def read(
+        self, arguments: Sequence[str], values: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Return the flags' values; raises SystemExit for -help, -version and what is wrong.
+
+        `values` are those of flags that the arguments may leave out.
+        """
         # argparse completes the beginning of a flag with one dash even without allow_abbrev.
-        return self.parse_args([f"-{a}" if _ONE_DASH.match(a) else a for a in arguments])
+        return self.parse_args([f"-{a}" if _ONE_DASH.match(a) else a for a in arguments], values)
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        # Of -help and -version; errors are `error`'s.
+        say(self.prog, message.rstrip("\n"))
 
     def error(self, message: str) -> NoReturn:
         """Print one line, without the usage, and exit with status 1, not 2."""
-        # argparse names flags as they were added.
-        text = _TWO_DASHES.sub("-", message.removeprefix("argument "))
-        fail(self.prog, f"{self.place}: {text}" if self.place else text)
+        fail(self.prog, _as_written(message))
+
+
+def _as_written(message: object) -> str:
+    # argparse names flags as they were added.
+    return _TWO_DASHES.sub("-", str(message).removeprefix("argument "))
 
 
 def checked(parse: Callable[[str], T]) -> Callable[[str], T]:
@@ -114,6 +137,16 @@ def _boolean(text: str) -> bool:
     if text not in _BOOLEANS:
         raise ValueError(f"{text!r} is neither true nor false")
     return _BOOLEANS[text]
+
+
+def say(program: str, text: str) -> None:
+    """Print what was asked for; ends the program with status 1 where nobody takes it."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # The end of the interpreter would try again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        fail(program, f"standard output: {reason(error)}")
 
 
 def fail(program: str, message: object) -> NoReturn:

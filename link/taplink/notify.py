@@ -5,6 +5,7 @@ Not through systemd-python: a unit of Type=notify must come up without it, too.
 
 import logging
 import os
+import re
 import socket
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 Notify = Callable[[str], None]
+
+_PERIOD = re.compile("[1-9][0-9]{0,19}")  # microseconds, in 64 bits
 
 
 def notifier() -> Notify:
@@ -39,7 +42,7 @@ def feed_watchdog(notify: Notify, loop: AbstractEventLoop) -> None:
     """Tell systemd's watchdog, where it is set, that the loop runs, for as long as it does."""
     own = str(os.getpid())
     period = os.environ.get("WATCHDOG_USEC", "")
-    if not period.isdecimal() or os.environ.get("WATCHDOG_PID", own) != own:
+    if not _PERIOD.fullmatch(period) or os.environ.get("WATCHDOG_PID", own) != own:
         return
     interval = int(period) / 2e6  # half of it (sd_watchdog_enabled(3))
 

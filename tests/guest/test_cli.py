@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from vsock_tap import check
 from vsock_tap.cli import parse_arguments
 from vsock_tap.config import Config, parse_mac, parse_mtu, parse_names
 
@@ -188,3 +189,11 @@ def test_values() -> None:
     assert parse_mtu("576") == 576
     assert parse_mtu("65520") == 65520
     assert parse_names(" eth0 ,,ens3") == ("eth0", "ens3")
+
+
+@pytest.mark.parametrize(
+    ("release", "marks"),
+    [("4.19.0", False), ("5.17.9", False), ("5.18.0-rc1", True), ("6.1-custom", True)],
+)
+def test_kernels_that_keep_who_has_set_an_address(release: str, marks: bool) -> None:
+    assert check._marks_addresses(release) is marks

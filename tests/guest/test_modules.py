@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from taplink.endpoint import parse
-from vsock_tap import modules
+from vsock_tap import cli, modules, run
+from vsock_tap.config import Config
 
 VSOCK, LOCAL, UNIX = map(parse, ("vsock://2:1024/connect", "vsock://1:1024", "unix:///x"))
+BOTH = ["tun", "vsock"]
 
 
 class Machine:
@@ -66,7 +68,6 @@ def modprobe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(programs))
     monkeypatch.setattr(modules, "_PROGRAMS", "")
     monkeypatch.setattr(modules, "missing", lambda endpoint: ["hv_sock"])
-    monkeypatch.setattr(modules, "has_capability", lambda number: True)
     return programs / "modprobe"
 
 
@@ -77,37 +78,67 @@ def script(path: Path, text: str) -> None:
 
 def test_what_is_missing_is_loaded(modprobe: Path, tmp_path: Path) -> None:
     script(modprobe, f'echo "$@" >{tmp_path}/said')
-    assert modules.load(VSOCK) == []
+    assert modules.load(VSOCK) == {}
     assert (tmp_path / "said").read_text() == "hv_sock\n"
 
 
-def test_nothing_is_tried_without_the_right_to(
-    modprobe: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_cannot_be_loaded_is_told(modprobe: Path) -> None:
+    assert modules.load(VSOCK) == {"hv_sock": "there is no modprobe"}
+    script(modprobe, "echo first >&2; echo 'FATAL: no such thing' >&2; exit 1")
+    assert modules.load(VSOCK) == {"hv_sock": "FATAL: no such thing"}
+    script(modprobe, "exit 3")
+    assert modules.load(VSOCK) == {"hv_sock": "status 3"}
+
+
+@pytest.mark.parametrize(
+    ("capable", "alone", "said", "all_there"),
+    [
+        (True, False, ["the module vsock is not loaded: no vsock"], False),
+        (False, False, [], True),
+        (False, True, [f"the module {name} is not loaded: no {name}" for name in BOTH], False),
+    ],
+    ids=["agent", "service", "load-modules"],
+)
+def test_what_is_told(
+    modprobe: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capable: bool,
+    alone: bool,
+    said: list[str],
+    all_there: bool,
+) -> None:
+    """Of tun the tap says enough, where there is one; the service may not load anything."""
+    monkeypatch.setattr(cli, "has_capability", lambda number: capable)
+    monkeypatch.setattr(modules, "missing", lambda endpoint: BOTH)
+    script(modprobe, "echo no $1 >&2; exit 1")
+    assert cli._load_modules(Config(VSOCK, load_modules=alone)) is all_there
+    assert caplog.messages == said
+
+
+def test_whether_one_could_be_loaded(
+    modprobe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(modules, "has_capability", lambda number: False)
-    script(modprobe, "exit 1")
-    assert modules.load(VSOCK) == []
-
-
-def test_what_cannot_be_loaded_is_told(modprobe: Path) -> None:
-    said = "the module hv_sock is not loaded: "
-    assert modules.load(VSOCK) == [f"{said}there is no modprobe"]
-    script(modprobe, "echo first >&2; echo 'FATAL: no such thing' >&2; exit 1")
-    assert modules.load(VSOCK) == [f"{said}FATAL: no such thing"]
-    script(modprobe, "exit 3")
-    assert modules.load(VSOCK) == [f"{said}status 3"]
-
-
-def test_of_tun_the_tap_says_enough(modprobe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modules, "missing", lambda endpoint: ["tun", "vsock"])
-    script(modprobe, "echo no $1 >&2; exit 1")
-    assert modules.load(VSOCK) == ["the module vsock is not loaded: no vsock"]
+    assert modules.obstacle("tun") == "CAP_SYS_MODULE is missing"
+    monkeypatch.setattr(modules, "has_capability", lambda number: True)
+    assert modules.obstacle("tun") == "there is no modprobe"
+    script(modprobe, f'echo "$@" >{tmp_path}/said')
+    assert modules.obstacle("tun") == ""
+    assert (tmp_path / "said").read_text() == "-D tun\n", "it is not loaded"
+    script(modprobe, "echo 'FATAL: no such thing' >&2; exit 1")
+    assert modules.obstacle("tun") == "FATAL: no such thing"
 
 
 def test_a_modprobe_that_hangs(modprobe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modules, "_TIMEOUT", 0.05)
+    monkeypatch.setattr(run, "TIMEOUT", 0.05)
     script(modprobe, "read forever <$0.fifo")
     os.mkfifo(f"{modprobe}.fifo")
-    (said,) = modules.load(VSOCK)
-    assert said.startswith("the module hv_sock is not loaded: ")
-    assert "timed out" in said
+    said = modules.load(VSOCK)["hv_sock"]
+    assert said.startswith("no end of ")
+    assert said.endswith("modprobe hv_sock in 0 s")
+
+
+def test_bytes_that_are_no_text(modprobe: Path) -> None:
+    script(modprobe, "printf 'no \\377 such thing' >&2; exit 1")
+    assert modules.load(VSOCK)["hv_sock"] == "no \N{REPLACEMENT CHARACTER} such thing"

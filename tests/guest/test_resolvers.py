@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vsock_tap import resolvers
+from vsock_tap import run
 from vsock_tap.resolvconf import ResolvConf
 from vsock_tap.resolvers import Resolvconf, Resolved, Resolver, choose
 
@@ -149,6 +149,23 @@ def test_a_program_that_fails(machine: Machine) -> None:
 def test_a_program_that_hangs(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(machine.root / "fifo")
     machine.program("resolvconf", f"read forever <{machine.root}/fifo")
-    monkeypatch.setattr(resolvers, "_TIMEOUT", 0.1)
+    monkeypatch.setattr(run, "TIMEOUT", 0.1)
     with pytest.raises(OSError, match="no end of "):
         machine.resolver().write([ONE], [])
+
+
+def test_bytes_that_are_no_text(machine: Machine) -> None:
+    machine.program("resolvconf", "printf 'no \\377 such thing' >&2; exit 1")
+    with pytest.raises(OSError, match="no \N{REPLACEMENT CHARACTER} such thing"):
+        machine.resolver().write([ONE], [])
+
+
+def test_a_program_that_leaves_a_child(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end counts, not that of the child, which has its descriptors."""
+    fifo = machine.root / "fifo"
+    os.mkfifo(fifo)
+    monkeypatch.setattr(run, "TIMEOUT", 5.0)
+    machine.program("resolvconf", f"/bin/cat {fifo} &")
+    machine.resolver().write([ONE], [])
+    fifo.write_text("")  # waits for the child to be there, and lets it end
+    os.wait()

@@ -1,6 +1,9 @@
 """Flags: Go's ways to write them, and one line with status 1 for what is wrong."""
 
 import logging
+import os
+import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
@@ -147,3 +150,29 @@ def test_help(parser: flags.Parser, flag: str, capsys: pytest.CaptureFixture[str
     for name in ("name NAME", "number NUMBER", "debug [true|false]", "help", "version"):
         assert f"--{name}" in shown
     assert shown.endswith("\nFlags take one dash or two.  What else is to be said.\n")
+
+
+_SAYS = """
+import sys
+from taplink import flags
+if len(sys.argv) == 1:
+    flags.say("program", "x")
+else:
+    flags.Parser("program", "x").read(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("argument", [[], ["-help"], ["-version"]])
+@pytest.mark.parametrize("unbuffered", [[], ["-u"]])
+def test_output_that_nobody_takes(argument: list[str], unbuffered: list[str]) -> None:
+    def run(output: int) -> tuple[int, str]:
+        command = [sys.executable, *unbuffered, "-c", _SAYS, *argument]
+        done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True)
+        return done.returncode, done.stderr
+
+    with open("/dev/full", "wb") as full:
+        assert run(full.fileno()) == (1, "program: standard output: No space left on device\n")
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb"):
+        assert run(writing) == (1, "program: standard output: Broken pipe\n")

@@ -82,6 +82,10 @@ def test_the_watchdog_is_fed_twice_a_period(
     [
         {},
         {"WATCHDOG_USEC": "soon"},
+        {"WATCHDOG_USEC": "0"},
+        {"WATCHDOG_USEC": "\N{ARABIC-INDIC DIGIT THREE}"},
+        {"WATCHDOG_USEC": "9" * 400},
+        {"WATCHDOG_USEC": "9" * 5000},
         {"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"},
     ],
 )
