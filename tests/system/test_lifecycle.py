@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import dpkt
@@ -117,6 +118,15 @@ def test_the_daemon_ends_with_guests_attached(world: World) -> None:
     assert not pid_file.exists()
 
 
+@pytest.fixture
+def no_nohup() -> Iterator[None]:
+    """Not that of whoever runs the tests."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("no_nohup")
 def test_a_terminal_that_is_closed_is_an_end(world: World) -> None:
     """By SIGHUP, after which both have cleaned up; nohup keeps it away."""
     gvproxy = Gvproxy(world.folder, world.host)
