@@ -92,6 +92,8 @@ def _problems(config: Config) -> Iterator[str]:
         yield f"{error.filename}: {reason(error)}"
     if problem := _device_problem():
         yield problem
+    if modules.lacks_device(config.endpoint):
+        yield "this machine has no vsock device (QEMU: -device vhost-vsock-pci,guest-cid=3)"
     name = config.interface
     with IPRoute() as netlink:
         links = list(netlink.link("dump", ifname=name))

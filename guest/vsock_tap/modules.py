@@ -16,6 +16,9 @@ from vsock_tap.run import run
 
 LOCAL_CID = 1
 """VMADDR_CID_LOCAL, this machine itself (linux/vm_sockets.h)."""
+_VIRTIO = "vmw_vsock_virtio_transport"
+_VIRTIO_VSOCK = "0x0013"
+"""VIRTIO_ID_VSOCK, as sysfs has it (linux/virtio_ids.h)."""
 _PROGRAMS = "/usr/sbin:/sbin"
 
 
@@ -31,7 +34,18 @@ def transport(cid: int | None, root: Path = Path("/")) -> tuple[str, str]:
         vendor = ""
     if vendor.startswith("VMware"):
         return "VMware", "vmw_vsock_vmci_transport"
-    return "KVM or alike", "vmw_vsock_virtio_transport"
+    return "KVM or alike", _VIRTIO
+
+
+def lacks_device(endpoint: Endpoint, root: Path = Path("/")) -> bool:
+    """Tell whether the hypervisor has given this machine no device for vsock, as far as is known.
+
+    Of virtio's it is.  Where there is none, udev finds nothing to load a module for.
+    """
+    if endpoint.scheme is not Scheme.VSOCK or transport(endpoint.cid, root)[1] != _VIRTIO:
+        return False
+    kinds = (root / "sys/bus/virtio/devices").glob("*/device")
+    return not any(kind.read_text().strip() == _VIRTIO_VSOCK for kind in kinds)
 
 
 def missing(endpoint: Endpoint, root: Path = Path("/")) -> list[str]:

@@ -54,6 +54,21 @@ def test_what_is_there_is_not_missing(machine: Machine) -> None:
     assert modules.missing(LOCAL, machine.root) == []
 
 
+def test_a_machine_without_a_device_for_vsock(machine: Machine) -> None:
+    assert modules.lacks_device(VSOCK, machine.root)
+    machine.have("sys/bus/virtio/devices/virtio0/device", "0x0001\n")
+    assert modules.lacks_device(VSOCK, machine.root)
+    assert not modules.lacks_device(LOCAL, machine.root)
+    assert not modules.lacks_device(UNIX, machine.root)
+    machine.have("sys/bus/virtio/devices/virtio1/device", "0x0013\n")
+    assert not modules.lacks_device(VSOCK, machine.root)
+
+
+def test_of_another_hypervisor_s_nothing_is_known(machine: Machine) -> None:
+    machine.have("sys/bus/vmbus")
+    assert not modules.lacks_device(VSOCK, machine.root)
+
+
 def test_other_links_need_a_tap_only(machine: Machine) -> None:
     assert modules.missing(UNIX, machine.root) == []
     (machine.root / "dev/net/tun").unlink()

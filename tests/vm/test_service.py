@@ -256,6 +256,9 @@ def test_a_machine_with_another_network_is_left_alone(installed: Machine) -> Non
 def test_without_a_way_to_the_host_it_says_so_and_goes_on(installed: Machine) -> None:
     """The machine has no device of vsock's, only the loopback."""
     installed.write("/etc/vsock-tap.conf", "url = vsock://2:1024/connect\n")
+    checked = installed.try_run("ip", "netns", "exec", "guest", "vsock-tap", "-check")
+    assert checked.returncode == 1
+    assert "problem    this machine has no vsock device" in checked.stdout
     installed.run("systemctl", "start", "--no-block", "vsock-tap")
     said = installed.wait_for("no link to vsock://2:1024/connect: ", unit="vsock-tap.service")
     assert said.endswith("; trying again")
