@@ -134,7 +134,7 @@ def _config(values: argparse.Namespace, path: Path | None) -> Config:
 
 
 def main() -> None:
-    """Run the agent until SIGTERM or SIGINT."""
+    """Run the agent until SIGTERM, SIGINT or SIGHUP."""
     with flags.errors_in_one_line(PROGRAM, log, AgentError, TapError):
         configured = parse_arguments(sys.argv[1:])
         if configured.check:

@@ -89,7 +89,10 @@ CLOCK = 0.001
 
 
 def run(config: Config, inherited: Sequence[Inherited] = ()) -> int:
-    """Run a daemon until SIGTERM or SIGINT; returns the exit status, raises GvproxyError."""
+    """Run a daemon until SIGTERM, SIGINT or SIGHUP.
+
+    Returns the exit status; raises GvproxyError.
+    """
     raise_descriptor_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(config, inherited))
