@@ -53,9 +53,6 @@ class _Program:
     def release(self) -> None:
         pass
 
-    def _run(self, *arguments: str, text: str = "") -> None:
-        run(self._program, *arguments, text=text)
-
 
 class Resolved(_Program):
     """systemd-resolved, which forgets about an interface that goes."""
@@ -65,12 +62,12 @@ class Resolved(_Program):
 
     def write(self, nameservers: Sequence[IPv4Address], search: Sequence[str]) -> None:
         self._told = True
-        self._run("dns", self._interface, *map(str, nameservers))
-        self._run("domain", self._interface, *(search or [""]))
+        run(self._program, "dns", self._interface, *map(str, nameservers))
+        run(self._program, "domain", self._interface, *(search or [""]))
 
     def restore(self) -> bool:
         if self._told and _exists(self._interface):
-            self._run("revert", self._interface)
+            run(self._program, "revert", self._interface)
         told, self._told = self._told, False
         return told
 
@@ -89,12 +86,12 @@ class Resolvconf(_Program):
         if search:
             lines.append(f"search {' '.join(search)}\n")
         # Before all others, as wg-quick has it; Debian's ignores that.
-        self._run("-a", self._interface, "-m", "0", "-x", text="".join(lines))
+        run(self._program, "-a", self._interface, "-m", "0", "-x", text="".join(lines))
         self._told = True
 
     def restore(self) -> bool:
         """Also at the beginning: it keeps what an agent that has crashed told it."""
-        self._run("-d", self._interface, "-f")
+        run(self._program, "-d", self._interface, "-f")
         told, self._told = self._told, False
         return told
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.lab.wait import NotYetError, until
@@ -109,6 +109,19 @@ class Process:
     def descriptors(self) -> int:
         """Return how many descriptors it has."""
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+
+@contextlib.contextmanager
+def piped(
+    argv: Sequence[str | Path], descriptors: Sequence[int]
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a program meanwhile, with more descriptors, and standard error at a pipe's end."""
+    process = subprocess.Popen(argv, pass_fds=descriptors, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
 
 
 def tail(log: Path, lines: int = 20) -> str:

@@ -13,6 +13,7 @@ import pytest
 from tests.lab import api, dialects, frames
 from tests.lab.dialects import closing
 from tests.lab.network import World
+from tests.lab.process import piped
 from tests.lab.programs import GVPROXY
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
@@ -50,17 +51,11 @@ def activated(
         shell = [f"exec {' '.join(f'{3 + n}<&{fd}' for n, fd in enumerate(placed))}", 'exec "$@"']
         gvproxy = [GVPROXY, "-ssh-port", "-1"]
         command = [sys.executable, "-c", SYSTEMD, str(len(names)), ":".join(names), *gvproxy]
-        process = subprocess.Popen(
-            ["bash", "-c", "; ".join(shell), "bash", *world.host.command(*command)],
-            pass_fds=placed,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    try:
+        argv = ["bash", "-c", "; ".join(shell), "bash", *world.host.command(*command)]
+        running = contextlib.ExitStack()
+        process = running.enter_context(piped(argv, placed))
+    with running:
         yield process
-    finally:
-        process.terminate()
-        process.communicate(timeout=10)
 
 
 def ready(process: subprocess.Popen[str]) -> list[str]:

@@ -18,6 +18,7 @@ from tests.lab import dialects, frames
 from tests.lab.dialects import Packets, Stream, closing
 from tests.lab.namespace import Namespace
 from tests.lab.network import World
+from tests.lab.process import piped
 from tests.lab.programs import GATEWAY, GVPROXY, HOST, Gvproxy
 from tests.lab.transfer import exchange
 from tests.lab.wait import NotYetError, until
@@ -225,17 +226,9 @@ def started(
 ) -> Iterator[subprocess.Popen[str]]:
     """Start gvproxy with descriptors, and without any listener."""
     numbers = [word for number in descriptors for word in ("-listen-fd", str(number))]
-    process = subprocess.Popen(
-        world.host.command(GVPROXY, "-ssh-port", "-1", *numbers, *flags),
-        pass_fds=descriptors,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    command = world.host.command(GVPROXY, "-ssh-port", "-1", *numbers, *flags)
+    with piped(command, descriptors) as process:
         yield process
-    finally:
-        process.terminate()
-        process.communicate(timeout=10)
 
 
 def test_a_tap_at_a_descriptor(world: World) -> None:
