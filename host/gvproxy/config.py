@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from gvproxy import listening
 from gvproxy.errors import ConfigError
+from gvproxy.limits import Limits
 from gvproxy.listening import Dialect, Interface
 from taplink.endpoint import Endpoint
 
@@ -135,6 +136,7 @@ class Config:
     `search_domains` is None where the host's resolv.conf decides.  `nat` maps addresses inside
     the virtual network to what is dialled for them outside.  `virtual_ips` answer ARP and ping as
     the gateway does.  `connect_timeout` and `keepalive` are in seconds; the latter may be infinite.
+    `limits` are those of each guest and of all together.
     `state_dir` is where leases and what the API is told outlast the daemon.
     """
 
@@ -166,6 +168,7 @@ class Config:
     static_leases: Mapping[IPv4Address, bytes]
     vpnkit_macs: Mapping[str, bytes]
     forwards: tuple[Forward, ...]
+    limits: Limits
     connect_timeout: float
     keepalive: float
 
@@ -208,6 +211,7 @@ def configure(
     vpnkit_macs: Mapping[str, bytes] | None = None,
     forwards: Sequence[Forward] | None = None,
     ssh_forwards: Sequence[SshForward] = (),
+    limits: Limits | None = None,
 ) -> Config:
     """Check the settings and fill in the defaults; raises ConfigError.
 
@@ -282,6 +286,7 @@ def configure(
             *(forwards or ()),
             *(_ssh_forward(one, device) for one in ssh_forwards),
         ),
+        limits=Limits() if limits is None else limits,
         connect_timeout=connect_timeout,
         keepalive=inf if keepalive == NO_KEEPALIVE else keepalive,
     )

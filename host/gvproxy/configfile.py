@@ -17,6 +17,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from gvproxy.config import Forward, Record, SshForward, Zone, check_pattern
 from gvproxy.errors import ConfigError
+from gvproxy.limits import Limit, Limits
 from taplink.text import one_line, reason
 
 T = TypeVar("T")
@@ -77,6 +78,12 @@ class _Value:
         if self.node.tag != _TAG + "int" or not re.fullmatch("[+-]?[0-9]{1,9}", self.node.value):
             raise self.error("must be a number")
         return int(self.node.value)
+
+    def positive(self) -> int:
+        number = self.integer()
+        if number < 1:
+            raise self.error(f"must be 1 at least, not {number}")
+        return number
 
     def boolean(self) -> bool:
         if self.node.tag != _TAG + "bool":
@@ -203,6 +210,31 @@ def _virtual_ips(value: _Value) -> list[IPv4Address]:
     return [one.ipv4() for one in value.items()]
 
 
+def _limits(value: _Value) -> Limits:
+    """Read limits by the names of `Limits`: a number of all together, or `total` and `guest`."""
+    names = {one.name.replace("_", "-"): one.name for one in fields(Limits)}
+    found: dict[str, Any] = {}
+    for key, given in _known(value, names).items():
+        default = getattr(Limits(), names[key])
+        found[names[key]] = (
+            _limit(given, default) if isinstance(default, Limit) else given.positive()
+        )
+    return Limits(**found)
+
+
+def _limit(value: _Value, default: Limit) -> Limit:
+    if not isinstance(value.node, MappingNode):
+        return default.of(value.positive())
+    keys = _known(value, {"total", "guest"})
+    limit = default.of(keys["total"].positive()) if "total" in keys else default
+    if "guest" not in keys:
+        return limit
+    guest = keys["guest"].positive()
+    if guest > limit.total:
+        raise keys["guest"].error(f"is more than all guests may hold, {limit.total}")
+    return Limit(limit.total, guest)
+
+
 def _macs_by_uuid(value: _Value) -> dict[str, bytes]:
     return {uuid.lower(): mac.mac() for uuid, mac in value.pairs(_Value.text).items()}
 
@@ -239,6 +271,7 @@ _TOP: Mapping[str, tuple[str, str, _Read]] = {
     "notification": ("notification", "-notification", _Value.text),
     "ec2-metadata-access": ("ec2_metadata", "-ec2-metadata-access", _Value.boolean),
     "forwards": ("ssh_forwards", "-forward-dest", _ssh_forwards),
+    "limits": ("limits", "", _limits),
 }
 _INTERFACES: Mapping[str, tuple[str, str, _Read]] = {
     name: (f"listen_{name}", f"-listen-{name}", _Value.text)

@@ -11,6 +11,7 @@ import socket
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from math import inf
@@ -28,7 +29,8 @@ from gvproxy.errors import ForwarderError, StartError
 from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.echo import EchoFlows
 from gvproxy.flows.tcp import TcpFlows
-from gvproxy.flows.udp import MAX_MAPPINGS, UdpFlows
+from gvproxy.flows.udp import UdpFlows
+from gvproxy.limits import Limits, Quotas
 from gvproxy.listening import Dialect
 from gvproxy.ports.capture import Capture
 from gvproxy.ports.guestport import GuestPort
@@ -43,11 +45,11 @@ from gvproxy.process import (
     raise_descriptor_limit,
     resident_bytes,
 )
-from gvproxy.services import dns, dnstcp
+from gvproxy.services import dns
 from gvproxy.services.dhcp import DhcpServer
 from gvproxy.services.dns import DnsServer
 from gvproxy.services.dnstcp import DnsTcp
-from gvproxy.services.forwarder import MAX_PUBLISHED, Forwarder
+from gvproxy.services.forwarder import Forwarder
 from gvproxy.services.hosts import HostsFile
 from gvproxy.services.keeper import Keeper
 from gvproxy.services.listeners import Listeners
@@ -55,7 +57,7 @@ from gvproxy.services.localnames import LocalNames
 from gvproxy.services.lookup import look_up
 from gvproxy.services.notifications import Event, Notifications, Presence
 from gvproxy.services.resolvconf import ResolvConf
-from gvproxy.services.resolver import MAX_IN_FLIGHT, Resolver
+from gvproxy.services.resolver import Resolver
 from gvproxy.services.state import StateFile
 from gvproxy.services.virtual import serve_dhcp, serve_dns
 from gvproxy.services.zones import Zones
@@ -76,13 +78,11 @@ log = logging.getLogger(__name__)
 
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-RESERVED = 256 + 64 + dnstcp.MAX_ASKING
-"""Descriptors beside those of TCP, UDP and DNS over UDP: pings, and links, listeners, callers of
-the API, and DNS over TCP."""
+RESERVED = 512
+"""Descriptors beside those of TCP, UDP, DNS and pings: links, listeners, and callers of the API."""
 
 API_PORT = 80
 """Of the gateway's address, in the virtual network: Go's gvproxy has the guests' API there."""
-MAX_GUEST_CALLERS = 256
 
 CLOCK = 0.001
 """Seconds; what the loop can tell apart."""
@@ -148,6 +148,8 @@ class Daemon:
         self._inherited = inherited
         self._loop = loop
         self._alarm: TimerHandle | None = None
+        limits, rest = _within(config.limits, descriptor_limit())
+        self._quotas = quotas = Quotas(limits)
         network = config.subnet
         owned = {config.gateway_ip, *config.virtual_ips}
         self.stack = Stack(
@@ -162,35 +164,31 @@ class Daemon:
             ),
             secret=token_bytes(32),
             wake=self._wake,
+            quotas=quotas,
         )
         destinations = Destinations(config.nat, network, link_local=config.ec2_metadata)
-        # None of them leaves the others without descriptors, nor the API.
-        descriptors = descriptor_limit()
-        share = descriptors // 4
-        mappings, queries = min(MAX_MAPPINGS, share), min(MAX_IN_FLIGHT, share)
-        rest = descriptors - mappings - queries - min(RESERVED, share)
         self.network = VirtualNetwork(self.stack, loop)
         self._tcp = TcpFlows(self.stack, loop, destinations, config.connect_timeout, rest)
-        self._udp = UdpFlows(self.stack, loop, destinations, mappings)
-        self._echo = EchoFlows(self.stack, loop, destinations)
+        self._udp = UdpFlows(self.stack, loop, destinations, quotas.udp_mappings)
+        self._echo = EchoFlows(self.stack, loop, destinations, quotas.pings)
         resolv_conf = ResolvConf()
-        self._resolver = Resolver(resolv_conf, loop, limit=queries)
+        self._resolver = Resolver(resolv_conf, loop, quota=quotas.dns_queries)
         search = config.search_domains
         self._dhcp = DhcpServer(
             config,
             resolv_conf.search if search is None else lambda _: search,
             lambda address: self.stack.neighbours.user(address.to_bytes(4, "big")),
+            quotas.dhcp_leases,
         )
         hosts = HostsFile(destinations.loopback)
         names = LocalNames(Zones(config.zones), self._dhcp, hosts, config.gateway_ip, network)
         self._dns = DnsServer(names, self._resolver)
         serve_dhcp(self.stack, self._dhcp)
         serve_dns(self.stack, self._dns)
-        self._dns_tcp = DnsTcp(self._dns)
+        self._dns_tcp = DnsTcp(self._dns, quotas.dns_queries)
         listeners = Listeners(loop, self.network, self._tcp.dial)
         resolve = partial(look_up, names)
-        published = min(MAX_PUBLISHED, rest // 2)
-        self.forwarder = Forwarder(config, listeners, resolve, published)
+        self.forwarder = Forwarder(config, listeners, resolve, quotas.published)
 
         self._keeper: Keeper | None = None
 
@@ -208,7 +206,7 @@ class Daemon:
         self.deserted: Callable[[], None] = lambda: None
         """Called when nobody is there any more, and nobody can come."""
         self._own: list[GuestPort | None] = []  # guests that we were started with
-        self._guests = Guests(self.stack, loop, self._guest_left)
+        self._guests = Guests(self.stack, loop, self._guest_left, limits)
         self._interfaces = Interfaces(loop, self._guests, config.mtu, config.vpnkit_macs)
         self._notifications = Notifications(config.notification) if config.notification else None
         self._presence = Presence(self._notify)
@@ -232,10 +230,10 @@ class Daemon:
         assert self._guest_http.server is not None
         gateway = str(self._config.gateway_ip)
         await self.network.create_server(
-            self._guest_http.server, gateway, API_PORT, max_clients=MAX_GUEST_CALLERS
+            self._guest_http.server, gateway, API_PORT, quota=self._quotas.api_connections
         )
         await self.network.start_server(
-            self._dns_tcp.serve, gateway, dns.PORT, max_clients=dnstcp.MAX_CLIENTS
+            self._dns_tcp.serve, gateway, dns.PORT, quota=self._quotas.dns_connections
         )
         await self._publish()
         # A start that fails should not cost another daemon its pid file or its capture, nor let
@@ -435,6 +433,7 @@ class Daemon:
                 "DNSCache": self._dns.cache.counters,
                 "Resolver": self._resolver.counters,
             },
+            self._quotas.uses | self._guests.uses | {"tcp_buffers": connections.buffered},
         )
 
     @property
@@ -451,6 +450,28 @@ class Daemon:
 
     def leases(self) -> dict[str, str]:
         return self._dhcp.leases(now=self._loop.time())
+
+
+def _within(limits: Limits, descriptors: int) -> tuple[Limits, int]:
+    """Hold limits within what descriptors there are; returns how many are left for TCP as well.
+
+    None of the tables leaves the others without, nor the API.
+    """
+    share = descriptors // 4
+    limits = replace(
+        limits,
+        udp_mappings=limits.udp_mappings.within(share),
+        dns_queries=limits.dns_queries.within(share),
+        pings=limits.pings.within(share // 4),
+    )
+    rest = descriptors - limits.udp_mappings.total - limits.dns_queries.total
+    rest -= limits.pings.total + min(RESERVED, share // 2)
+    return replace(
+        limits,
+        connections=limits.connections.within(rest),
+        half_open=limits.half_open.within(rest),
+        published=limits.published.within(rest // 2),
+    ), rest
 
 
 def _sent_away(sock: socket.socket) -> bool:

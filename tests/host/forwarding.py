@@ -6,7 +6,8 @@ from ipaddress import IPv4Address
 from typing import cast
 
 from gvproxy.config import configure
-from gvproxy.services.forwarder import MAX_PUBLISHED, Forwarder
+from gvproxy.limits import Limit, Quota
+from gvproxy.services.forwarder import Forwarder
 from gvproxy.services.listeners import Dial, Listeners
 from gvproxy.virtual import VirtualNetwork
 
@@ -18,7 +19,7 @@ def make_forwarder(
     dial: Dial,
     network: VirtualNetwork | None = None,
     names: Mapping[str, Collection[str]] | None = None,
-    limit: int = MAX_PUBLISHED,
+    limit: int = 4096,
 ) -> Forwarder:
     """Make the forwarder of the default network, in which `names` are known."""
 
@@ -26,4 +27,9 @@ def make_forwarder(
         return [IPv4Address(address) for address in (names or {}).get(name, ())]
 
     config = configure(listen=["unix:///unused"])
-    return Forwarder(config, Listeners(loop, cast(VirtualNetwork, network), dial), resolve, limit)
+    return Forwarder(
+        config,
+        Listeners(loop, cast(VirtualNetwork, network), dial),
+        resolve,
+        Quota(Limit(limit, limit)),
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gvproxy.ports.guests import MAX_GUESTS
+from gvproxy.limits import Limits
 from taplink import tap
 from taplink.tap import Tap, open_tap
 from tests.lab import dialects, frames
@@ -211,9 +211,9 @@ def test_where_there_is_no_room_the_reason_is_told(world: World) -> None:
         machine(world) as (_, opened),
         contextlib.ExitStack() as others,
     ):
-        for _ in range(MAX_GUESTS):
+        for _ in range(Limits().guests):
             others.enter_context(closing(dialects.connect(world.folder / "gvproxy.sock")))
-        gvproxy.process.wait_for(f"guest {MAX_GUESTS - 1} has come")
+        gvproxy.process.wait_for(f"guest {Limits().guests - 1} has come")
         assert refusal(path, opened.fd) == "there is no room for another guest\n"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, TypeAlias
 
+from gvproxy.limits import Use
 from gvproxy.stack.port import StackCounters
 from gvproxy.tcp.connection import Counters
 
@@ -50,8 +51,9 @@ def stats(
     stack: StackCounters,
     tcp: Counters,
     services: Mapping[str, DataclassInstance] | None = None,
+    limits: Mapping[str, Use] | None = None,
 ) -> Tree:
-    """Build the tree; `services` are further counters to show, by name."""
+    """Build the tree; `services` are further counters to show, by name, `limits` what is used."""
     details: dict[str, DataclassInstance] = {"Totals": totals, "Stack": stack, "TCP": tcp}
     details |= services or {}
     return {
@@ -114,14 +116,15 @@ def stats(
             "ChecksumErrors": tcp.checksum_errors,
         },
         "Details": {name: _all(counters) for name, counters in details.items()},
+        "Limits": {_camel(name): _all(use) for name, use in (limits or {}).items()},
     }
 
 
 def _all(counters: DataclassInstance) -> Tree:
     """Return every number of a dataclass under its name in CamelCase."""
     values = ((field.name, getattr(counters, field.name)) for field in fields(counters))
-    return {
-        "".join(map(str.capitalize, name.split("_"))): value
-        for name, value in values
-        if isinstance(value, int)
-    }
+    return {_camel(name): value for name, value in values if isinstance(value, int)}
+
+
+def _camel(name: str) -> str:
+    return "".join(map(str.capitalize, name.split("_")))

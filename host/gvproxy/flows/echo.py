@@ -12,6 +12,7 @@ from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.mapping import READS_PER_WAKEUP, Mapping
 from gvproxy.flows.runs import MAX_DATAGRAM
 from gvproxy.flows.table import MappingTable
+from gvproxy.limits import Quota
 from gvproxy.stack.ip import EchoRequest, Ip
 from gvproxy.stack.port import Station
 from gvproxy.stack.stack import Stack
@@ -21,15 +22,16 @@ log = logging.getLogger(__name__)
 
 IDLE_TIMEOUT = 60.0  # seconds; RFC 5508 REQ-1
 SWEEP_INTERVAL = 10.0
-MAX_SESSIONS = 256
 
 
 class EchoFlows:
     """All ping sessions of a stack."""
 
-    def __init__(self, stack: Stack, loop: AbstractEventLoop, destinations: Destinations) -> None:
+    def __init__(
+        self, stack: Stack, loop: AbstractEventLoop, destinations: Destinations, quota: Quota
+    ) -> None:
         self.sessions: MappingTable[tuple[bytes, int], EchoSession] = MappingTable(
-            loop, MAX_SESSIONS, SWEEP_INTERVAL
+            loop, quota, SWEEP_INTERVAL
         )
         self._stack = stack
         self._loop = loop
@@ -51,7 +53,7 @@ class EchoFlows:
             except OSError as error:
                 self._warn(error)
                 return
-            self.sessions.add(key, session, now)
+            self.sessions.add(key, session, now, packet.station.port)
         session.send(request, host)
 
     def _warn(self, error: OSError) -> None:

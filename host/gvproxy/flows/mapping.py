@@ -11,6 +11,7 @@ from asyncio import AbstractEventLoop
 
 from gvproxy.flows import errqueue
 from gvproxy.flows.unreachable import code_for
+from gvproxy.limits import Owner
 from gvproxy.stack.ip import Ip
 from gvproxy.stack.port import Station
 from gvproxy.wire import icmp
@@ -25,7 +26,7 @@ READS_PER_WAKEUP = 64
 class Mapping(ABC):
     """An entry of `MappingTable`; owns its socket."""
 
-    __slots__ = ("_ip", "_loop", "_peers", "_sock", "_station", "idle_timeout", "used")
+    __slots__ = ("_ip", "_loop", "_peers", "_sock", "_station", "idle_timeout", "owner", "used")
 
     def __init__(
         self,
@@ -41,7 +42,8 @@ class Mapping(ABC):
         self._station = station
         self._sock = sock
         self._peers: dict[str, bytes] = {}  # host address → the address the guest calls it
-        self.used = 0.0  # the table's
+        self.used = 0.0  # the table's, as is the next
+        self.owner: Owner = None
         self.idle_timeout = idle_timeout
         errqueue.enable(sock)
         loop.add_reader(sock.fileno(), self._readable)

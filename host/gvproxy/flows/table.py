@@ -1,7 +1,7 @@
 """A bounded table of mappings, which end when they have not been used for a while.
 
-Each holds a descriptor or a port, so there is a limit: the one that was unused for longest gives
-way.  One timer serves the table, and none while it is empty.
+Each holds a descriptor or a port, so there is a limit: of a guest's mappings the one that was
+unused for longest gives way.  One timer serves the table, and none while it is empty.
 """
 
 from asyncio import AbstractEventLoop, TimerHandle
@@ -9,11 +9,14 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, Protocol, TypeVar
 
+from gvproxy.limits import Owner, Quota
+
 
 class Entry(Protocol):
     """What a table holds; times are in seconds."""
 
     used: float
+    owner: Owner
     idle_timeout: float
 
     def close(self) -> None:
@@ -25,16 +28,16 @@ M = TypeVar("M", bound=Entry)
 
 
 class MappingTable(Generic[K, M]):
-    """Entries in the order of their last use."""
+    """Entries, and each owner's in the order of their last use."""
 
-    def __init__(self, loop: AbstractEventLoop, limit: int, sweep_interval: float) -> None:
+    def __init__(self, loop: AbstractEventLoop, quota: Quota, sweep_interval: float) -> None:
         """Looks every `sweep_interval` seconds for what has been idle."""
         self._loop = loop
-        self._limit = limit
+        self._quota = quota
         self._interval = sweep_interval
-        self._entries: OrderedDict[K, M] = OrderedDict()
+        self._entries: dict[K, M] = {}
+        self._queues: dict[Owner, OrderedDict[K, None]] = {}
         self._timer: TimerHandle | None = None
-        self.evicted = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -43,36 +46,43 @@ class MappingTable(Generic[K, M]):
         """Return the entry for `key`, as used now; None where there is none."""
         entry = self._entries.get(key)
         if entry is not None:
-            self._entries.move_to_end(key)
+            self._queues[entry.owner].move_to_end(key)
             entry.used = now
         return entry
 
-    def add(self, key: K, entry: M, now: float) -> None:
-        """Add an entry; in a full table it takes the place of the one unused for longest."""
-        if len(self._entries) >= self._limit:
-            self.evict()
+    def add(self, key: K, entry: M, now: float, owner: Owner = None) -> None:
+        """Add an entry; where its owner has too many it takes the place of another one."""
+        while not self._quota.take(owner) and self.evict(owner):
+            pass
+        entry.owner, entry.used = owner, now
         self._entries[key] = entry
-        entry.used = now
+        self._queues.setdefault(owner, OrderedDict())[key] = None
         if self._timer is None:
             self._timer = self._loop.call_later(self._interval, self._sweep)
 
-    def evict(self) -> bool:
-        """End the entry unused for longest; False where there is none."""
+    def evict(self, owner: Owner = None) -> bool:
+        """End what `owner` has not used for longest, or who has most; False in an empty table."""
         if not self._entries:
             return False
-        self.evicted += 1
-        self._entries.popitem(last=False)[1].close()
+        if owner not in self._queues:
+            owner = max(self._queues, key=lambda one: len(self._queues[one]))
+        self.remove(next(iter(self._queues[owner])))
         return True
 
     def remove(self, key: K) -> None:
         """End one entry."""
-        self._entries.pop(key).close()
+        entry = self._entries.pop(key)
+        queue = self._queues[entry.owner]
+        del queue[key]
+        if not queue:
+            del self._queues[entry.owner]
+        self._quota.give(entry.owner)
+        entry.close()
 
     def close(self) -> None:
         """End all entries."""
-        for entry in self._entries.values():
-            entry.close()
-        self._entries.clear()
+        for key in list(self._entries):
+            self.remove(key)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

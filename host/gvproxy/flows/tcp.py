@@ -34,8 +34,6 @@ from gvproxy.wire import icmp
 
 log = logging.getLogger(__name__)
 
-MAX_PENDING = 8192
-"""Connections to the outside that are being made; beyond, a SYN is dropped and comes again."""
 READS_PER_WAKEUP = 4
 """Super-frames read from one socket before the others get their turn."""
 MAX_VIEWS = 1024  # Linux: UIO_MAXIOV
@@ -62,7 +60,6 @@ class TcpFlows:
         """
         self.stack = stack
         self.loop = loop
-        self.pending = 0
         self.failed = 0
         self.open: set[TcpFlow] = set()
         self.hangups = HangUps(loop)
@@ -82,10 +79,6 @@ class TcpFlows:
     def connect(self, connection: Connection, address: tuple[str, int], now: float) -> None:
         """Join a guest's connection, in LISTEN, to a new one to `address` of the host's network."""
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        if self.pending >= MAX_PENDING:
-            log.debug("no connection to %s:%d: too many are being made", *address)
-            self._refuse(connection, now)
-            return
         if self.full:
             self._complaint.make(now, "no connection for a guest: there are %d", self.limit)
             self._refuse(connection, now)
@@ -197,7 +190,6 @@ class TcpFlow:
             # On the host itself it is already decided: asking again costs less than the loop.
             error = self._sock.connect_ex(address)
         if error in (errno.EALREADY, errno.EINPROGRESS):
-            self._flows.pending += 1
             self._timer = self._loop.call_later(timeout, self._connect_timed_out)
             self._loop.add_writer(self._fd, self._connect_decided)
         else:
@@ -205,7 +197,6 @@ class TcpFlow:
 
     def _end_wait(self) -> None:
         if self._timer is not None:
-            self._flows.pending -= 1
             self._loop.remove_writer(self._fd)
             self._timer.cancel()
             self._timer = None

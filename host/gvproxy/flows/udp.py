@@ -16,6 +16,7 @@ from gvproxy.flows import runs
 from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.mapping import READS_PER_WAKEUP, Mapping
 from gvproxy.flows.table import MappingTable
+from gvproxy.limits import Quota
 from gvproxy.stack.port import Station
 from gvproxy.stack.sessions import Run, pieces
 from gvproxy.stack.stack import Stack
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 
 IDLE_TIMEOUT = 300.0  # seconds; RFC 4787 REQ-5: five minutes by default, two at least
 SWEEP_INTERVAL = 10.0
-MAX_MAPPINGS = 4096
 
 Key = tuple[bytes, int]
 """A guest's address and port."""
@@ -47,9 +47,9 @@ class UdpFlows:
         stack: Stack,
         loop: AbstractEventLoop,
         destinations: Destinations,
-        limit: int = MAX_MAPPINGS,
+        quota: Quota,
     ) -> None:
-        self.mappings: MappingTable[Key, UdpMapping] = MappingTable(loop, limit, SWEEP_INTERVAL)
+        self.mappings: MappingTable[Key, UdpMapping] = MappingTable(loop, quota, SWEEP_INTERVAL)
         self._stack = stack
         self._loop = loop
         self._destinations = destinations
@@ -80,7 +80,7 @@ class UdpFlows:
             except OSError as error:
                 self._complaint.make(now, "no socket for UDP of a guest: %s", error.strerror)
                 return
-            self.mappings.add(key, mapping, now)
+            self.mappings.add(key, mapping, now, station.port)
         mapping.send(run, size, peer, station)
 
     def close(self) -> None:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from gvproxy.stack.stack import Stack
 from taplink.text import reason
 
-HIGH_WATER = 2 << 20  # bytes
-LOW_WATER = 512 << 10
 LIMIT = 8 << 20
+"""Bytes, of a guest that shares with few."""
+HIGH_WATER = LIMIT >> 2
+LOW_WATER = LIMIT >> 4
 
 
 @dataclass(slots=True)
@@ -60,6 +61,7 @@ class GuestPort(ABC):
         self._loop = loop
         self._closed: Closed | None = closed
         self._size = 0  # bytes that wait
+        self._limit, self._high_water, self._low_water = LIMIT, HIGH_WATER, LOW_WATER
         self._flush_due = False
         self._blocked = False  # waiting for the guest to take more
 
@@ -72,6 +74,10 @@ class GuestPort(ABC):
     def queued(self) -> int:
         """Return how many bytes wait for the guest."""
         return self._size
+
+    def bound_queue(self, limit: int) -> None:
+        """Have no more than `limit` bytes wait, but for a last frame."""
+        self._limit, self._high_water, self._low_water = limit, limit >> 2, limit >> 4
 
     def close(self, why: str) -> None:
         """Detach from the stack and give the guest's connection up."""
@@ -116,7 +122,7 @@ class GuestPort(ABC):
         except OSError as error:
             self._loop.call_soon(self._broken, reason(error))
             return
-        if self.congested and self._size < LOW_WATER:
+        if self.congested and self._size < self._low_water:
             self.congested = False
             self._stack.port_ready(self, self._loop.time())
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from struct import Struct
 
 from gvproxy.complaint import Complaint
+from gvproxy.limits import Limits, Use
 from gvproxy.listening import Dialect
 from gvproxy.ports.capture import (
     Capture,
@@ -35,8 +36,6 @@ log = logging.getLogger(__name__)
 
 OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.USO4 | Offload.USO6
 """What the stack and the switch can take unfinished from a guest, and give."""
-MAX_GUESTS = 256
-"""Attached at a time; each holds 512 KiB, and up to 8 MiB where it does not read."""
 _UCRED = Struct("3i")  # struct ucred: process, user, group (unix(7))
 
 
@@ -44,9 +43,16 @@ class Guests:
     """The attached guests of one stack."""
 
     def __init__(
-        self, stack: Stack, loop: AbstractEventLoop, left: Callable[[GuestPort], None]
+        self,
+        stack: Stack,
+        loop: AbstractEventLoop,
+        left: Callable[[GuestPort], None],
+        limits: Limits | None = None,
     ) -> None:
         """`left` hears of each port whose guest has gone."""
+        limits = limits or Limits()
+        self._most, self._queues = limits.guests, limits.send_queues
+        self.refused = 0
         self.capture: Capture | None = None
         self._stack = stack
         self._loop = loop
@@ -66,6 +72,18 @@ class Guests:
         for port in self.ports:
             counters.add(port.counters)
         return counters
+
+    @property
+    def uses(self) -> dict[str, Use]:
+        """Return how many guests there are, and how much waits for them."""
+        queued, queues = [port.queued for port in self.ports], self._queues
+        refused = self.counters().dropped
+        return {
+            "guests": Use(len(queued), 1, self._most, 1, self.refused),
+            "send_queues": Use(
+                sum(queued), max(queued, default=0), queues.total, queues.guest, refused
+            ),
+        }
 
     def close(self) -> None:
         """Let all of them go."""
@@ -94,10 +112,17 @@ class Guests:
     # room for another guest, its socket is closed, and None returned.
 
     def _no_room(self) -> bool:
-        if len(self._stack.switch.ports) < MAX_GUESTS:
+        if len(self._stack.switch.ports) < self._most:
             return False
-        self._full.make(self._loop.time(), "a guest is refused: there are %d", MAX_GUESTS)
+        self.refused += 1
+        self._full.make(self._loop.time(), "a guest is refused: there are %d", self._most)
         return True
+
+    def _share_memory(self) -> None:
+        """Have no queue hold more than its part of what all of them may."""
+        ports = self.ports
+        for port in ports:
+            port.bound_queue(min(self._queues.guest, self._queues.total // len(ports)))
 
     def attach_stream(
         self,
@@ -174,10 +199,12 @@ class Guests:
     def _came(self, port: GuestPort) -> None:
         offloads = format_offload(Offload(port.offload)) or "no offloads"
         log.info("guest %d has come (%s, %s)", port.number, port.dialect, offloads)
+        self._share_memory()
 
     def _closed(self, port: GuestPort, why: str) -> None:
         log.info("guest %d has gone: %s", port.number, why)
         self._departed.add(port.counters)
+        self._share_memory()
         self._left(port)
 
 

@@ -9,7 +9,7 @@ import socket
 from asyncio import AbstractEventLoop
 from collections import deque
 
-from gvproxy.ports.guestport import HIGH_WATER, LIMIT, Closed, GuestPort
+from gvproxy.ports.guestport import Closed, GuestPort
 from gvproxy.ports.tapsocket import TapSocket
 from gvproxy.stack.stack import Stack
 from taplink.framing import MAX_FRAME
@@ -75,7 +75,7 @@ class PacketPort(GuestPort):
 
     def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
         counters, size = self.counters, len(header) + len(payload)
-        if self._size > LIMIT or size > MAX_FRAME or self._closed is None:
+        if self._size > self._limit or size > MAX_FRAME or self._closed is None:
             counters.dropped += 1
             return
         counters.frames_out += 1
@@ -86,7 +86,7 @@ class PacketPort(GuestPort):
             return
         self._queue.append((header, payload))
         self._size += len(header) + len(payload)
-        if self._size > HIGH_WATER:
+        if self._size > self._high_water:
             self.congested = True
         if not self._blocked:
             self._blocked = True

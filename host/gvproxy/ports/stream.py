@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from gvproxy.ports.guestport import HIGH_WATER, LIMIT, Closed, GuestPort
+from gvproxy.ports.guestport import LIMIT, Closed, GuestPort
 from gvproxy.ports.pipes import Pipes
 from gvproxy.stack.stack import Stack
 from taplink.framing import FrameReader, Framing, LinkError
@@ -100,7 +100,7 @@ class StreamPort(GuestPort):
     def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
         counters = self.counters
         size = len(header) + len(payload)
-        if self._size > LIMIT or size > self._largest or self._closed is None:
+        if self._size > self._limit or size > self._largest or self._closed is None:
             counters.dropped += 1
             return
         if self.offset:
@@ -112,7 +112,7 @@ class StreamPort(GuestPort):
         counters.frames_out += 1
         counters.bytes_out += size
         self._size += size + self._overhead
-        if self._size > HIGH_WATER:
+        if self._size > self._high_water:
             self.congested = True
         if self._blocked:
             return

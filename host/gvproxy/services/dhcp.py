@@ -19,7 +19,9 @@ from dpkt import dhcp
 
 from gvproxy.complaint import Complaint
 from gvproxy.config import Config
+from gvproxy.limits import Quota
 from gvproxy.services.leases import Lease, LeaseTable, User
+from gvproxy.stack.port import Port
 
 log = logging.getLogger(__name__)
 
@@ -97,19 +99,23 @@ class _Message:
     requested: int
     server: int
     name: str
+    guest: Port | None
 
 
 class DhcpServer:
     """The server at the gateway's port 67."""
 
-    def __init__(self, config: Config, search: SearchDomains, user: User) -> None:
+    def __init__(self, config: Config, search: SearchDomains, user: User, quota: Quota) -> None:
+        """`quota` is of bindings."""
         self.counters = Counters()
         self._config = config
         self._search = search
         self._server = int(config.gateway_ip)
         self._static = {mac: int(address) for address, mac in config.static_leases.items()}
         reserved = {config.gateway_ip, config.host_ip, *config.virtual_ips}
-        self._table = LeaseTable(config.subnet, frozenset(map(int, reserved)), self._static, user)
+        self._table = LeaseTable(
+            config.subnet, frozenset(map(int, reserved)), self._static, user, quota
+        )
         self._granted = Complaint(log, logging.INFO, GRANTS_LOGGED)
         self._exhausted = Complaint(log)
         self._declined = Complaint(log)
@@ -117,13 +123,13 @@ class DhcpServer:
         self.changed: Callable[[], None] = lambda: None
         """Called when a lease has been given, prolonged or given back."""
 
-    def handle(self, message: bytes, *, now: float) -> Reply | None:
+    def handle(self, message: bytes, *, now: float, guest: Port | None = None) -> Reply | None:
         """Take a datagram's payload and return the reply to it, if it gets one.
 
-        `now` is in seconds.  Whatever the message holds, nothing is raised.
+        `now` is in seconds, `guest` whose it is.  Whatever the message holds, nothing is raised.
         """
         try:
-            request = _parse(message)
+            request = _parse(message, guest)
             log.debug("DHCP %s from %s", _kind(request.kind), _name(request))
             match request.kind:
                 case dhcp.DHCPDISCOVER:
@@ -172,7 +178,9 @@ class DhcpServer:
         return self._table.name_at(int(address), now)
 
     def _discover(self, request: _Message, now: float) -> Reply | None:
-        address = self._table.choose(request.key, request.mac, request.requested, now)
+        address = self._table.choose(
+            request.key, request.mac, request.requested, now, request.guest
+        )
         if address is None:
             self.counters.exhausted += 1
             subnet = self._config.subnet
@@ -180,7 +188,9 @@ class DhcpServer:
             return None
         lease = self._table.find(request.key)
         if lease is None or lease.address != address or lease.expires <= now:
-            offer = Lease(address, request.key, request.mac, now + OFFER_TIME, bound=False)
+            offer = Lease(
+                address, request.key, request.mac, now + OFFER_TIME, False, guest=request.guest
+            )
             self._table.put(offer, now)
         self.counters.offers += 1
         return self._reply(request, dhcp.DHCPOFFER, address, now)
@@ -199,7 +209,7 @@ class DhcpServer:
             raise _Malformed
         # Deviation: RFC 2131 §4.3.2 has a server keep silent about a client it does not know.
         # Here there is no other server that might know it.
-        if not self._table.available(address, request.key, request.mac, now):
+        if not self._table.available(address, request.key, request.mac, now, request.guest):
             self.counters.naks += 1
             wanted = IPv4Address(address)
             self._refused.make(now, "%s may not have %s", _name(request), wanted)
@@ -208,7 +218,9 @@ class DhcpServer:
         if lease is None or lease.address != address or not lease.bound:
             self._granted.make(now, "%s has %s", _name(request), IPv4Address(address))
         expires = now + LEASE_TIME
-        granted = Lease(address, request.key, request.mac, expires, bound=True, name=request.name)
+        granted = Lease(
+            address, request.key, request.mac, expires, True, request.name, request.guest
+        )
         self._table.put(granted, now)
         self.changed()
         self.counters.acks += 1
@@ -238,7 +250,9 @@ class DhcpServer:
             return
         address = IPv4Address(request.requested)
         self._declined.make(now, "%s found %s in use by another", _name(request), address)
-        declined = Lease(lease.address, None, lease.mac, now + DECLINE_TIME, bound=False)
+        declined = Lease(
+            lease.address, None, lease.mac, now + DECLINE_TIME, False, guest=request.guest
+        )
         self._table.put(declined, now)
         self.counters.declines += 1
 
@@ -315,7 +329,7 @@ def encode_search(domains: Sequence[str]) -> bytes:
     return encoded
 
 
-def _parse(message: bytes) -> _Message:
+def _parse(message: bytes, guest: Port | None) -> _Message:
     """Read a client's message; raises _Malformed."""
     try:
         packet = dhcp.DHCP(message)
@@ -347,6 +361,7 @@ def _parse(message: bytes) -> _Message:
         requested=_address(options.get(dhcp.DHCP_OPT_REQ_IP)),
         server=_address(options.get(dhcp.DHCP_OPT_SERVER_ID)),
         name=_host_name(options),
+        guest=guest,
     )
 
 

@@ -6,6 +6,7 @@ and `resolver` asks the host's servers, whose answers and RCODEs are the guest's
 
 from dataclasses import dataclass
 
+from gvproxy.limits import Owner
 from gvproxy.services import dnsmessage
 from gvproxy.services.dnscache import DnsCache
 from gvproxy.services.dnsmessage import MessageError, Query, Rcode
@@ -35,10 +36,11 @@ class DnsServer:
         self._asked: tuple[tuple[str, int], ...] = ()
         self._resolver = resolver
 
-    def handle(self, message: bytes, answer: Answer, *, now: float) -> None:
+    def handle(self, message: bytes, answer: Answer, *, now: float, owner: Owner = None) -> None:
         """Take a datagram's payload; `answer` gets the reply, now or later, at most once.
 
-        `now` is in seconds of the loop's clock.  Whatever the message holds, nothing is raised.
+        `now` is in seconds of the loop's clock, `owner` the guest whose it is.  Whatever the
+        message holds, nothing is raised.
         """
         decided = self.examine(message, now=now)
         if decided is None:
@@ -52,7 +54,7 @@ class DnsServer:
             self.cache.keep(query, reply, now)
             answer(reply)
 
-        self._resolver.forward(query, message, answered, now)
+        self._resolver.forward(query, message, answered, now, owner)
 
     def examine(self, message: bytes, *, now: float, stream: bool = False) -> Query | bytes | None:
         """Return a query that is to be forwarded, or the reply; None where nothing is replied.

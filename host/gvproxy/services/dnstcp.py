@@ -1,18 +1,17 @@
 """DNS over TCP at the gateway (RFC 7766): local names as over UDP, others from the host's servers.
 
 The queries of a connection are answered as soon as each is, whatever their order (§7).  What is to
-be forwarded takes a connection to the outside each; there are `MAX_ASKING` of them, and what comes
-beyond fails at once, as over UDP: a server that hangs delays its own queries.
+be forwarded takes a connection to the outside each; they count as queries over UDP do, and what is
+too many fails at once: a server that hangs delays its own queries.
 """
 
 import asyncio
 
+from gvproxy.limits import Owner, Quota
 from gvproxy.services import dnsmessage
 from gvproxy.services.dns import DnsServer
 from gvproxy.services.dnsmessage import Query, Rcode
 
-MAX_CLIENTS = 128
-MAX_ASKING = 256
 MAX_PIPELINED = 32
 """Queries of one connection that wait; the next is read when one has its answer."""
 IDLE_TIMEOUT = 10.0
@@ -24,10 +23,11 @@ SERVER_TIMEOUT = 5.0
 class DnsTcp:
     """Serves streams of guests; `server` decides about queries."""
 
-    def __init__(self, server: DnsServer) -> None:
+    def __init__(self, server: DnsServer, quota: Quota) -> None:
+        """`quota` is of queries that are being forwarded."""
         self.server = server
+        self._quota = quota
         self._tasks: set[asyncio.Task[None]] = set()
-        self._asking = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer what comes over one connection, until its end."""
@@ -48,12 +48,11 @@ class DnsTcp:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def ask(self, query: Query, message: bytes) -> bytes:
+    async def ask(self, query: Query, message: bytes, owner: Owner = None) -> bytes:
         """Return the answer of the first of the host's servers that has one, else a failure."""
         last = dnsmessage.reply(query, Rcode.SERVFAIL)
-        if self._asking >= MAX_ASKING:
+        if not self._quota.take(owner):
             return last
-        self._asking += 1
         try:
             for address in self.server.servers(now=asyncio.get_running_loop().time()):
                 try:
@@ -67,7 +66,7 @@ class DnsTcp:
                     return reply
                 last = reply
         finally:
-            self._asking -= 1
+            self._quota.give(owner)
         return last
 
 
@@ -102,7 +101,8 @@ class _Client:
     async def _forward(self, query: Query, message: bytes, now: float) -> None:
         self._waiting += 1
         try:
-            reply = await self._owner.ask(query, message)
+            guest = self._writer.get_extra_info("guest")
+            reply = await self._owner.ask(query, message, guest)
             self._owner.server.cache.keep(query, reply, now)
             await _send(self._writer, reply)
         finally:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
 
 from gvproxy.config import Config
 from gvproxy.errors import (
@@ -23,13 +24,16 @@ from gvproxy.errors import (
     ListenError,
     NotExposedError,
 )
+from gvproxy.limits import Quota
 from gvproxy.services import forwards
-from gvproxy.services.forwards import Protocol, Remote
+from gvproxy.services.forwards import Local, Protocol, Remote
 from gvproxy.services.listeners import Listener, Listeners
+
+if TYPE_CHECKING:
+    from asyncssh import SSHKey
 
 log = logging.getLogger(__name__)
 
-MAX_PUBLISHED = 4096
 _HOST_NAME = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
 
 Resolve = Callable[[str], Awaitable[Collection[IPv4Address]]]
@@ -42,6 +46,8 @@ class _Published:
 
     remote: Remote
     listener: Listener
+    guest: IPv4Address | None
+    """Who has published it; None is the host."""
 
 
 def _is_address(host: str) -> bool:
@@ -59,15 +65,15 @@ class Forwarder:
         config: Config,
         listeners: Listeners,
         resolve: Resolve,
-        limit: int = MAX_PUBLISHED,
+        quota: Quota,
     ) -> None:
-        """`limit` is of published ports and sockets, each of which takes a descriptor."""
+        """`quota` is of published ports and sockets, each of which takes a descriptor."""
         self._subnet = config.subnet
         ends = config.subnet.network_address, config.subnet.broadcast_address
         self._no_guests = {*ends, config.gateway_ip, *config.virtual_ips}
         self._listeners = listeners
         self._resolve = resolve
-        self._limit = limit
+        self._quota = quota
         self._published: dict[tuple[Protocol, str], _Published] = {}
         self._closed = False
         self.changed: Callable[[int], None] = lambda count: None
@@ -102,14 +108,11 @@ class Forwarder:
             for one, target in pairs:
                 if (kind, one.name) in self._published:
                     raise AlreadyExposedError(kind, one.name)
-                if len(self._published) + len(opened) >= self._limit:
-                    raise ListenError(f"cannot listen on {one.name}: {self._limit} are published")
                 at = replace(target, host=str(address))
-                listener = self._listeners.open(kind, one, at, key)
-                opened[kind, one.name] = _Published(at, listener)
+                opened[kind, one.name] = self._open(kind, one, at, key, guest)
         except BaseException:
             for published in opened.values():
-                published.listener.close()
+                self._close(published)
             raise
         self._published |= opened
         self.changed(len(self._published))
@@ -136,7 +139,7 @@ class Forwarder:
                     f"{guest} may not take back what leads to {published.remote.host}"
                 )
         for key in keys:
-            self._published.pop(key).listener.close()
+            self._close(self._published.pop(key))
         self.changed(len(self._published))
         log.info("%s %s leads nowhere any more", kind, local)
 
@@ -153,9 +156,31 @@ class Forwarder:
         """Take everything back, and publish nothing any more."""
         self._closed = True
         for published in self._published.values():
-            published.listener.close()
+            self._close(published)
         self._published.clear()
         await self._listeners.close()
+
+    def _open(
+        self,
+        kind: Protocol,
+        local: Local,
+        remote: Remote,
+        key: "SSHKey | None",
+        guest: IPv4Address | None,
+    ) -> _Published:
+        if not self._quota.take(guest):
+            count = self._quota.held(guest) if guest else self._quota.used
+            raise ListenError(f"cannot listen on {local.name}: {count} are published")
+        try:
+            listener = self._listeners.open(kind, local, remote, key)
+        except BaseException:
+            self._quota.give(guest)
+            raise
+        return _Published(remote, listener, guest)
+
+    def _close(self, published: _Published) -> None:
+        published.listener.close()
+        self._quota.give(published.guest)
 
     def _guest(self, caller: str | None) -> IPv4Address | None:
         """Return the address of a caller that is a guest; None for the host itself."""

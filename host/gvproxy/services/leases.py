@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
+from gvproxy.limits import Quota
+from gvproxy.stack.port import Port
+
 User = Callable[[int], bytes | None]
 """Tells the MAC address of the guest that is seen to have an address."""
-
-MAX_LEASES = 1024
-"""As many as the switch has places for stations."""
 
 
 @dataclass(slots=True)
@@ -31,6 +31,8 @@ class Lease:
     expires: float
     bound: bool
     name: str = ""
+    guest: Port | None = None
+    """Whose port it was asked for at; None for one of an earlier daemon's."""
 
     def in_force(self, now: float) -> bool:
         """Tell whether a client has the address."""
@@ -46,6 +48,7 @@ class LeaseTable:
         reserved: frozenset[int],
         static: Mapping[bytes, int],
         user: User,
+        quota: Quota,
     ) -> None:
         """`reserved` addresses are never leased; `static` maps MAC addresses to their own.
 
@@ -57,6 +60,7 @@ class LeaseTable:
         self._reserved = reserved
         self._static = static
         self._user = user
+        self._quota = quota
         self._owned = frozenset(static.values())
         # All addresses before this one are taken, seen in use, or not to be leased.
         self._next = self._first
@@ -67,7 +71,9 @@ class LeaseTable:
     def __len__(self) -> int:
         return len(self._by_address)
 
-    def choose(self, key: bytes, mac: bytes, wanted: int, now: float) -> int | None:
+    def choose(
+        self, key: bytes, mac: bytes, wanted: int, now: float, guest: Port | None = None
+    ) -> int | None:
         """Return the address to offer to a client; None when all are taken (RFC 2131 §4.3.1).
 
         `wanted` is what the client asks for, or 0.
@@ -76,18 +82,25 @@ class LeaseTable:
             return self._static[mac]
         own = self._by_key.get(key)
         for address in (own.address if own is not None else 0, wanted):
-            if self.available(address, key, mac, now):
+            if self.available(address, key, mac, now, guest):
                 return address
-        if len(self._by_address) < MAX_LEASES:
+        if self._has_room(guest, now):
             while self._next < self._end:
                 address = self._next
-                if address not in self._by_address and self.available(address, key, mac, now):
+                if address not in self._by_address and self.available(
+                    address, key, mac, now, guest
+                ):
                     return address
                 self._next += 1
             self._next = self._first  # for whoever was seen to use one may have left
-        return self._oldest_expired(now)
+        expired = self._oldest_expired(guest, now)
+        if expired is None:
+            self._quota.refused += 1
+        return expired
 
-    def available(self, address: int, key: bytes, mac: bytes, now: float) -> bool:
+    def available(
+        self, address: int, key: bytes, mac: bytes, now: float, guest: Port | None = None
+    ) -> bool:
         """Tell whether the client may have this very address."""
         if mac in self._static:
             return address == self._static[mac]
@@ -97,9 +110,11 @@ class LeaseTable:
             return False
         lease = self._by_address.get(address)
         if lease is None:
-            room = len(self._by_address) < MAX_LEASES or key in self._by_key
+            room = key in self._by_key or self._quota.has_room(guest)
             return room and self._user(address) in (None, mac)
-        return lease.key == key or lease.expires <= now
+        if lease.key == key:
+            return True
+        return lease.expires <= now and self._may_take(lease, guest)
 
     def put(self, lease: Lease, now: float) -> None:
         """Enter a binding in place of those its client and its address had.
@@ -111,6 +126,7 @@ class LeaseTable:
             self._drop(self._by_key.get(lease.key))
             self._by_key[lease.key] = lease
         self._by_address[lease.address] = lease
+        self._quota.hold(lease.guest)
         if lease.name:
             holder = self._by_name.get(lease.name)
             if holder is None or not holder.in_force(now):
@@ -142,15 +158,30 @@ class LeaseTable:
         if lease is not None:
             self._next = min(self._next, lease.address)
             del self._by_address[lease.address]
+            self._quota.give(lease.guest)
             if lease.key is not None:
                 del self._by_key[lease.key]
             if self._by_name.get(lease.name) is lease:
                 del self._by_name[lease.name]
 
-    def _oldest_expired(self, now: float) -> int | None:
+    def _has_room(self, guest: Port | None, now: float) -> bool:
+        quota = self._quota
+        if not quota.has_room(guest) and quota.may_search(now):
+            for lease in list(self._by_address.values()):
+                if lease.guest is not None and not lease.guest.attached:
+                    self._drop(lease)  # it has gone, and may ask again
+        return quota.has_room(guest)
+
+    def _may_take(self, lease: Lease, guest: Port | None) -> bool:
+        """Tell whether a guest may have another's place that has run out."""
+        return lease.guest is guest or self._quota.held(guest) < self._quota.limit.guest
+
+    def _oldest_expired(self, guest: Port | None, now: float) -> int | None:
         expired = [
             lease
             for lease in self._by_address.values()
-            if lease.expires <= now and lease.address not in self._owned
+            if lease.expires <= now
+            and lease.address not in self._owned
+            and self._may_take(lease, guest)
         ]
         return min(expired, key=lambda lease: lease.expires).address if expired else None

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from gvproxy.complaint import Complaint
 from gvproxy.stack.port import Port
-from gvproxy.stack.switch import MAX_STATIONS
 from gvproxy.wire.ethernet import format_mac
 from taplink.text import reason
 
@@ -24,6 +23,8 @@ MAX_WAITING = 256
 """Notifications that a slow listener may be behind; then the oldest is dropped."""
 PATIENCE = 5.0
 """Seconds a listener may take for one."""
+MAX_TOLD = 1024
+"""MAC addresses whose end is still to be told."""
 LAST_PATIENCE = 1.0
 """Seconds the daemon's end waits for what is left."""
 
@@ -47,7 +48,7 @@ class Presence:
     def appeared(self, mac: bytes, port: Port) -> None:
         """Take note of a frame from a MAC address that was not behind this port."""
         if mac not in self._ports:
-            if len(self._ports) >= MAX_STATIONS:
+            if len(self._ports) >= MAX_TOLD:
                 return
             self._send(Event.ESTABLISHED, format_mac(mac))
         self._ports[mac] = port.number

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from secrets import randbits
 
+from gvproxy.limits import Owner, Quota
 from gvproxy.services import dnsmessage
 from gvproxy.services.dnsmessage import Query, Rcode
 from gvproxy.services.resolvconf import ResolvConf
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = 2.0
 """Seconds for one server; with three of them a client that waits 5 s and asks again is answered."""
-MAX_IN_FLIGHT = 4096
 _MAX_MESSAGE = 65535
 
 Answer = Callable[[bytes], None]
@@ -52,6 +52,7 @@ class _Pending:
     query: Query
     message: bytes
     answer: Answer
+    owner: Owner
     servers: tuple[tuple[str, int], ...]
     ident: int = 0
     sock: socket.socket | None = None
@@ -69,15 +70,15 @@ class Resolver:
         loop: AbstractEventLoop,
         *,
         timeout: float = TIMEOUT,
-        limit: int = MAX_IN_FLIGHT,
+        quota: Quota,
         random_id: Callable[[], int] = lambda: randbits(16),
     ) -> None:
-        """`timeout` is in seconds; beyond `limit` queries in flight all others fail at once."""
+        """`timeout` is in seconds; beyond the `quota` of queries in flight others fail at once."""
         self.counters = Counters()
         self.resolv_conf = resolv_conf
         self._loop = loop
         self._timeout = timeout
-        self._limit = limit
+        self._quota = quota
         self._random_id = random_id
         # All wait equally long, so the order of insertion is that of their deadlines.
         self._pending: dict[_Pending, None] = {}
@@ -86,19 +87,23 @@ class Resolver:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def forward(self, query: Query, message: bytes, answer: Answer, now: float) -> None:
+    def forward(
+        self, query: Query, message: bytes, answer: Answer, now: float, owner: Owner = None
+    ) -> None:
         """Ask the host's name servers; `answer` gets theirs, or a SERVFAIL.
 
-        `message` is the query as it came; `now` is in seconds of the loop's clock.
+        `message` is the query as it came; `now` is in seconds of the loop's clock; `owner` is the
+        guest that asks.
         """
-        if len(self._pending) >= self._limit:
+        if not self._quota.has_room(owner):
+            self._quota.refused += 1
             self.counters.refused += 1
             log.debug("too many queries at once: %s is not passed on", query)
             answer(dnsmessage.reply(query, Rcode.SERVFAIL))
             return
         self.counters.forwarded += 1
         servers = self.resolv_conf.servers(now)
-        self._ask(_Pending(query, message, answer, servers), now)
+        self._ask(_Pending(query, message, answer, owner, servers), now)
 
     def close(self) -> None:
         """Give up all queries; nobody gets an answer any more."""
@@ -120,6 +125,7 @@ class Resolver:
             pending.ident = self._random_id()
             pending.deadline = now + self._timeout
             self._pending[pending] = None
+            self._quota.hold(pending.owner)
             self._arm()
             try:
                 pending.sock.send(pending.ident.to_bytes(2, "big") + pending.message[2:])
@@ -143,6 +149,7 @@ class Resolver:
 
     def _release(self, pending: _Pending) -> None:
         del self._pending[pending]
+        self._quota.give(pending.owner)
         if pending.sock is not None:
             self._loop.remove_reader(pending.sock)
             pending.sock.close()

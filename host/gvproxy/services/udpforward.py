@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from gvproxy.complaint import Complaint
 from gvproxy.flows.table import MappingTable
+from gvproxy.limits import Limit, Owner, Quota
 from gvproxy.virtual import VirtualNetwork
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class UdpForward:
         self._loop = loop
         self._network = network
         self._clients: MappingTable[tuple[object, ...], _Client] = MappingTable(
-            loop, MAX_CLIENTS, SWEEP_INTERVAL
+            loop, Quota(Limit(MAX_CLIENTS, MAX_CLIENTS)), SWEEP_INTERVAL
         )
         self._complaint = Complaint(log)
         loop.add_reader(sock.fileno(), self._readable)
@@ -148,7 +149,8 @@ class _Client(asyncio.DatagramProtocol):
         self._forward = forward
         self._source = source
         self._ancillary = ancillary
-        self.used = 0.0  # the table's
+        self.used = 0.0  # the table's, as is the next
+        self.owner: Owner = None
         self.idle_timeout = IDLE_TIMEOUT
 
     def close(self) -> None:

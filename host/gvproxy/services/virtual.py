@@ -17,7 +17,7 @@ def serve_dhcp(stack: Stack, server: DhcpServer) -> None:
     gateway, send = stack.config.gateway, stack.udp.send
 
     def handle(datagram: Datagram, now: float) -> None:
-        reply = server.handle(bytes(datagram.payload), now=now)
+        reply = server.handle(bytes(datagram.payload), now=now, guest=datagram.packet.station.port)
         if reply is not None:
             payload, destination, mac = reply
             station = datagram.packet.station
@@ -39,6 +39,6 @@ def serve_dns(stack: Stack, server: DnsServer) -> None:
         def answer(message: bytes) -> None:
             send(station, gateway, dns.PORT, source, port, message)
 
-        server.handle(bytes(datagram.payload), answer, now=now)
+        server.handle(bytes(datagram.payload), answer, now=now, owner=station.port)
 
     stack.udp.listen((gateway, dns.PORT), handle)

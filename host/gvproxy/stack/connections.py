@@ -8,6 +8,7 @@ from collections.abc import Callable
 from hashlib import blake2s
 from typing import Protocol
 
+from gvproxy.limits import Quotas, Use
 from gvproxy.stack.ip import Ip, Packet, Unreachable
 from gvproxy.stack.neighbours import Neighbours
 from gvproxy.stack.path import TcpPath
@@ -15,11 +16,11 @@ from gvproxy.stack.port import Port, StackConfig, StackCounters, Station
 from gvproxy.stack.schedule import Schedule
 from gvproxy.tcp import calls, input, output, path_errors
 from gvproxy.tcp.connection import Connection, Counters, User
+from gvproxy.tcp.memory import Memory, Pool
 from gvproxy.tcp.states import LISTEN, SYN_SENT, End
 from gvproxy.wire import icmp, ipv4, tcp
 from gvproxy.wire.checksum import ones_sum, pseudo_header, valid
 
-MAX_CONNECTIONS = 65536
 EPHEMERAL = range(32768, 61000)  # Linux: ip_local_port_range
 
 
@@ -41,6 +42,7 @@ class Connections:
         counters: StackCounters,
         ip: Ip,
         neighbours: Neighbours,
+        quotas: Quotas,
         secret: bytes,
         wake: Callable[[float], None],
     ) -> None:
@@ -48,6 +50,13 @@ class Connections:
         self._counters = counters
         self._ip = ip
         self._neighbours = neighbours
+        self._quota = quotas.connections
+        self._half_open_quota = quotas.half_open
+        self._half_open: dict[Connection, Port] = {}  # that guests have opened
+        self._buffers = quotas.tcp_buffers
+        self.pool = Pool(self._buffers.total)
+        """What all connections keep."""
+        self._memories: dict[Port | None, Memory] = {}
         self._secret = secret
         self._schedule = Schedule(wake)
         self._touched: list[Connection] = []
@@ -72,10 +81,19 @@ class Connections:
     def schedule(self, connection: Connection, deadline: float) -> None:
         self._schedule.add(connection, deadline)
 
+    def handshake_done(self, connection: Connection) -> None:
+        owner = self._half_open.pop(connection, None)
+        if owner is not None:
+            self._half_open_quota.give(owner)
+
     def forget(self, connection: Connection) -> None:
         path = _path(connection)
         if self.find.get(path.key) is connection:
             del self.find[path.key]
+        self.handshake_done(connection)  # or never will be
+        self._quota.give(path.owner)
+        if not self._quota.held(path.owner):
+            self._memories.pop(path.owner, None)
         if self._waiting and path.station is not None:
             self._waiting.get(path.station.port.number, {}).pop(connection, None)
         self._schedule.forget(connection)
@@ -107,6 +125,13 @@ class Connections:
     def deadline(self) -> float:
         """When `run_timers` is due; infinite when nothing waits."""
         return self._schedule.deadline
+
+    @property
+    def buffered(self) -> Use:
+        """Return how many bytes connections keep."""
+        most = max((memory.used for memory in self._memories.values()), default=0)
+        limit = self._buffers
+        return Use(self.pool.used, most, limit.total, limit.guest, self.tcp_counters.refused)
 
     @property
     def timers(self) -> int:
@@ -196,13 +221,40 @@ class Connections:
                 self.tcp_counters.resets_out += 1
                 self._path(key, packet.station).send(*reply, 0, b"", b"", 0)
             return
-        if len(self.find) >= MAX_CONNECTIONS:
+        if not self._admit(packet.station.port, now):
             self._counters.connections_refused += 1
             return
         connection = self._connection(key, packet.station, now, used)
+        self._half_open[connection] = packet.station.port
         connection.state = LISTEN
         input.segment_arrives(connection, segment, now)
         handler(connection, _path(connection), now)
+
+    def _admit(self, owner: Port, now: float) -> bool:
+        """Tell whether a guest may open another connection; from here on it holds it."""
+        if not self._quota.has_room(owner):
+            self._drop_deserted(now)
+        if not self._quota.take(owner):
+            return False
+        if not self._half_open_quota.take(owner):
+            self._quota.give(owner)
+            return False
+        return True
+
+    def _drop_deserted(self, now: float) -> None:
+        """End the connections of guests that have gone; those wait for them to come back."""
+        if self._quota.may_search(now):
+            for connection in list(self.find.values()):
+                station = _path(connection).station
+                if station is not None and not station.port.attached:
+                    calls.abort(connection, now)
+
+    def _memory(self, owner: Port | None) -> Memory:
+        memory = self._memories.get(owner)
+        if memory is None:
+            limit = self.pool.limit if owner is None else self._buffers.guest
+            memory = self._memories[owner] = Memory(self.pool, limit)
+        return memory
 
     def _path(self, key: bytes, station: Station | None) -> TcpPath:
         return TcpPath(self._config.mac, key, station, self._resolve)
@@ -218,10 +270,12 @@ class Connections:
             # In TIME-WAIT's place, behind all of its numbers (RFC 9293 MAY-2).
             iss = used + 1 + int.from_bytes(digest[:3], "big") & 0xFFFFFFFF
         mss = self._config.mtu - ipv4.SIZE - tcp.SIZE
+        path = self._path(key, station)
         connection = self.find[key] = Connection(
-            self._path(key, station),
+            path,
             self,
             self.tcp_counters,
+            self._memory(path.owner),
             mss=mss,
             iss=iss,
             mss_offered=mss,
@@ -245,7 +299,10 @@ class Connections:
                 break
         else:
             raise OSError("no free port toward the guest")
-        connection = self._connection(key, self._neighbours.get(destination), now)
+        station = self._neighbours.get(destination)
+        if not self._quota.take(None if station is None else station.port):
+            raise OSError("there are too many connections")
+        connection = self._connection(key, station, now)
         connection.user = user
         calls.open_active(connection, now)
         return connection

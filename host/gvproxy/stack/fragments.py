@@ -1,12 +1,17 @@
-"""Reassembly of IPv4 fragments, bounded in number, size and time (RFC 791 §3.2, RFC 1858)."""
+"""Reassembly of IPv4 fragments, bounded in number, size and time (RFC 791 §3.2, RFC 1858).
+
+A guest that has as many packets under way as it may gives up its oldest for another.
+"""
 
 from dataclasses import dataclass, field
 
+from gvproxy.limits import Owner, Quota
 from gvproxy.wire import ipv4
 
+Key = tuple[Owner, bytes]
+"""Whose packet it is; and addresses, protocol and identification."""
+
 TIMEOUT = 30.0  # Linux: ipfrag_time
-MAX_PACKETS = 64
-MAX_BYTES = 1 << 20
 MAX_PIECES = 128
 """Fragments of one packet; 65535 bytes are 45 at an MTU of 1500, and 119 at 576."""
 
@@ -23,15 +28,15 @@ class _Packet:
 class Reassembler:
     """Collects fragments by (addresses, protocol, identification)."""
 
-    def __init__(self) -> None:
-        self._packets: dict[bytes, _Packet] = {}
-        self._bytes = 0
+    def __init__(self, quota: Quota) -> None:
+        self._packets: dict[Key, _Packet] = {}
+        self._quota = quota
         self.failures = 0
 
     def __len__(self) -> int:
         return len(self._packets)
 
-    def add(self, key: bytes, fragment: int, payload: memoryview, now: float) -> bytes | None:
+    def add(self, key: Key, fragment: int, payload: memoryview, now: float) -> bytes | None:
         """Take one fragment; return the whole payload once it is complete.
 
         `fragment` is the header's flags and offset.  Overlaps make the whole packet void: no
@@ -44,12 +49,11 @@ class Reassembler:
         if not size or (more and size % 8) or offset + size > ipv4.MAX_PACKET - ipv4.SIZE:
             self.failures += 1
             return None
-        while self._bytes + size > MAX_BYTES or (
-            len(self._packets) >= MAX_PACKETS and key not in self._packets
-        ):
-            self._drop(next(iter(self._packets)))  # the oldest, this one itself perhaps
         packet = self._packets.get(key)
         if packet is None:
+            if not self._make_room(key[0]):
+                self.failures += 1
+                return None
             packet = self._packets[key] = _Packet(now + TIMEOUT)
         if packet.pieces.get(offset) == bytes(payload):
             return None  # sent twice
@@ -59,15 +63,13 @@ class Reassembler:
                 return None
         packet.pieces[offset] = bytes(payload)
         packet.size += size
-        self._bytes += size
         packet.end = max(packet.end, offset + size)
         if not more:
             packet.total = offset + size
         if len(packet.pieces) > MAX_PIECES or 0 <= packet.total < packet.end:
             self._drop(key)  # too many, or something behind the last one
         elif packet.size == packet.total:
-            del self._packets[key]
-            self._bytes -= packet.size
+            self._remove(key)
             return b"".join(packet.pieces[start] for start in sorted(packet.pieces))
         return None
 
@@ -79,6 +81,17 @@ class Reassembler:
                 return
             self._drop(key)
 
-    def _drop(self, key: bytes) -> None:
-        self._bytes -= self._packets.pop(key).size
+    def _make_room(self, owner: Owner) -> bool:
+        if not self._quota.has_room(owner):
+            oldest = next((key for key in self._packets if key[0] == owner), None)
+            if oldest is not None:
+                self._drop(oldest)
+        return self._quota.take(owner)
+
+    def _drop(self, key: Key) -> None:
+        self._remove(key)
         self.failures += 1
+
+    def _remove(self, key: Key) -> None:
+        del self._packets[key]
+        self._quota.give(key[0])

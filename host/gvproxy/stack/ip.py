@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
+from gvproxy.limits import Quota
 from gvproxy.stack.fragments import Reassembler
 from gvproxy.stack.neighbours import Neighbours
 from gvproxy.stack.port import StackConfig, StackCounters, Station
@@ -75,12 +76,17 @@ class Ip:
     """Validates and dispatches what comes in; builds, checksums and fragments what goes out."""
 
     def __init__(
-        self, config: StackConfig, counters: StackCounters, neighbours: Neighbours
+        self,
+        config: StackConfig,
+        counters: StackCounters,
+        neighbours: Neighbours,
+        quota: Quota,
     ) -> None:
+        """`quota` is of packets that come in fragments."""
         self._config = config
         self._counters = counters
         self._neighbours = neighbours
-        self._reassembler = Reassembler()
+        self._reassembler = Reassembler(quota)
         self._identification = count(1)
         self.protocols: dict[int, Handler] = {ipv4.PROTOCOL_ICMP: self._icmp}
         self.errors: dict[int, ErrorHandler] = {}
@@ -121,7 +127,7 @@ class Ip:
         if fragment & FRAGMENTED:
             counters.fragments_in += 1
             key = source + destination + bytes((protocol,)) + ident.to_bytes(2, "big")
-            whole = self._reassembler.add(key, fragment, payload, now)
+            whole = self._reassembler.add((station.port, key), fragment, payload, now)
             counters.reassembly_failures = self._reassembler.failures
             if whole is None:
                 return

@@ -5,13 +5,13 @@ Only addresses of the virtual network are learned, and none of the gateway's own
 
 from collections.abc import Callable
 
-from gvproxy.stack.port import StackConfig, StackCounters, Station
+from gvproxy.limits import Quota
+from gvproxy.stack.port import Port, StackConfig, StackCounters, Station
 from gvproxy.stack.switch import Switch
 from gvproxy.wire import arp, ethernet
 from taplink import vnet
 
 REQUEST_INTERVAL = 1.0  # seconds; RFC 1122 §2.3.2.1: at most one request a second for one address
-MAX_NEIGHBOURS = 4096
 MAX_RESOLUTIONS = 256
 """Resolutions under way; the oldest gives way to another."""
 
@@ -22,11 +22,15 @@ Resolved = Callable[[bytes, Station, float], None]
 class Neighbours:
     """Answers ARP for the gateway's addresses and finds the guests'."""
 
-    def __init__(self, config: StackConfig, switch: Switch, counters: StackCounters) -> None:
+    def __init__(
+        self, config: StackConfig, switch: Switch, counters: StackCounters, quota: Quota
+    ) -> None:
         self._config = config
+        self._quota = quota
         self._switch = switch
         self._counters = counters
         self._stations: dict[bytes, Station] = {}
+        self._owners: dict[bytes, Port] = {}  # as they were when they learned the address
         self._resolutions: dict[bytes, tuple[float, Resolved]] = {}  # when asked, for whom
 
     def __len__(self) -> int:
@@ -51,15 +55,35 @@ class Neighbours:
             return
         if not self._config.is_guest(address):
             return
-        if address not in self._stations and len(self._stations) >= MAX_NEIGHBOURS:
-            if address not in self._resolutions:
-                self._counters.neighbours_refused += 1
-                return
-            del self._stations[next(iter(self._stations))]  # asked for again when it is needed
+        owner = station.port
+        if self._owners.get(address) is not owner and not self._make_room(address, owner, now):
+            self._counters.neighbours_refused += 1
+            self._quota.refused += 1
+            return
+        self._forget(address)
+        self._quota.hold(owner)
         self._stations[address] = station
+        self._owners[address] = owner
         resolution = self._resolutions.pop(address, None)
         if resolution is not None:
             resolution[1](address, station, now)
+
+    def _make_room(self, address: bytes, owner: Port, now: float) -> bool:
+        quota = self._quota
+        if not quota.has_room(owner) and quota.may_search(now):
+            for other, station in list(self._stations.items()):
+                known = self._switch.stations.get(station.mac) is station
+                if not (known and station.port.attached):
+                    self._forget(other)
+        if not quota.has_room(owner) and address in self._resolutions:
+            # We have asked for it.  Another of the guest's is asked for when it is needed.
+            mine = (other for other, holder in self._owners.items() if holder is owner)
+            self._forget(next(mine, b""))
+        return quota.has_room(owner)
+
+    def _forget(self, address: bytes) -> None:
+        if self._stations.pop(address, None) is not None:
+            self._quota.give(self._owners.pop(address))
 
     def resolve(self, address: bytes, resolved: Resolved, now: float) -> None:
         """Ask who has `address`, once a second at most; `resolved` is called when it answers."""

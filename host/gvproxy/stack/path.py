@@ -47,6 +47,7 @@ class TcpPath:
         "guest",
         "guest_port",
         "key",
+        "owner",
         "port",
         "station",
     )
@@ -75,6 +76,8 @@ class TcpPath:
         self._ports_sum = self.guest_port + self.port
         self._mss = 0
         self._gso = _CHECKSUM_ONLY
+        self.owner = None if station is None else station.port
+        """The port of the guest whose connection it is, if it was there when that began."""
         self.station = station
         self.eth_in = self.eth_out = b""
         if station is not None:

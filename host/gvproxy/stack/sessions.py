@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from struct import Struct
 
+from gvproxy.limits import Quota
 from gvproxy.stack.port import Port, StackCounters, Station
 from gvproxy.wire import ethernet, ipv4, udp
 from gvproxy.wire.checksum import Buffer, ones_sum, pseudo_header, valid
 from taplink import vnet
 
-MAX_SESSIONS = 8192
 MAX_SEGMENTS = 64
 """Datagrams of a run: what Linux takes in one call, before 6.9 at least (UDP_MAX_SEGMENTS)."""
 MAX_PAYLOAD = ipv4.MAX_PACKET - ipv4.SIZE - udp.SIZE
@@ -38,6 +38,8 @@ class Session:
     eth_in: bytes
     """The Ethernet header of its frames."""
     station: Station
+    owner: Port
+    """Where its station was when it began."""
     pseudo: int
     """The pseudo-header's sum without the length."""
     leave: Leave
@@ -49,26 +51,41 @@ class Session:
 
 
 class Sessions:
-    """Those of one stack; a full table is emptied, and all go the long way once more."""
+    """Those of one stack; a guest that has too many has none, and goes the long way once more."""
 
-    def __init__(self, mac: bytes, counters: StackCounters) -> None:
+    def __init__(self, mac: bytes, counters: StackCounters, quota: Quota) -> None:
         """`mac` is the gateway's."""
         self._mac = mac
+        self._quota = quota
         self._counters = counters
         self._known: dict[bytes, Session] = {}
         self._gathering: list[Session] = []
 
     def add(self, key: bytes, station: Station, leave: Leave) -> None:
         """Have `leave` take what `station` sends with `key`: both addresses and both ports."""
-        if len(self._known) >= MAX_SESSIONS:
-            self.clear()
+        owner = station.port
+        self._forget(key)
+        if not self._quota.has_room(owner):
+            self._clear(owner)
+        if not self._quota.take(owner):
+            return
         eth_in = ethernet.HEADER.pack(self._mac, station.mac, ethernet.TYPE_IPV4)
         pseudo = pseudo_header(key[:8], ipv4.PROTOCOL_UDP)
-        self._known[key] = Session(eth_in, station, pseudo, leave)
+        self._known[key] = Session(eth_in, station, owner, pseudo, leave)
 
     def clear(self) -> None:
         """Have all go the long way."""
-        self._known.clear()
+        for key in list(self._known):
+            self._forget(key)
+
+    def _clear(self, owner: Port) -> None:
+        for key in [key for key, session in self._known.items() if session.owner is owner]:
+            self._forget(key)
+
+    def _forget(self, key: bytes) -> None:
+        session = self._known.pop(key, None)
+        if session is not None:
+            self._quota.give(session.owner)
 
     def take(
         self, port: Port, frame: memoryview, eth: bytes, key: bytes, end: int, now: float

@@ -14,6 +14,7 @@ others.
 from collections.abc import Callable
 from struct import Struct
 
+from gvproxy.limits import Quotas
 from gvproxy.stack.connections import Connections
 from gvproxy.stack.ip import FRAGMENTED, Ip
 from gvproxy.stack.neighbours import Neighbours
@@ -41,17 +42,23 @@ class Stack:
     """One virtual network: a switch, and the gateway attached to it."""
 
     def __init__(
-        self, config: StackConfig, *, secret: bytes, wake: Callable[[float], None]
+        self,
+        config: StackConfig,
+        *,
+        secret: bytes,
+        wake: Callable[[float], None],
+        quotas: Quotas | None = None,
     ) -> None:
         """`secret` keys the initial sequence numbers; `wake(at)` asks for `run_timers` at `at`."""
+        quotas = quotas or Quotas()
         self.config = config
         self.counters = StackCounters()
-        self.switch = Switch(config.mtu, self.counters)
-        self.neighbours = Neighbours(config, self.switch, self.counters)
-        self.ip = Ip(config, self.counters, self.neighbours)
-        self.udp = Udp(config, self.counters, self.ip)
+        self.switch = Switch(config.mtu, self.counters, quotas.macs)
+        self.neighbours = Neighbours(config, self.switch, self.counters, quotas.neighbours)
+        self.ip = Ip(config, self.counters, self.neighbours, quotas.fragmented_packets)
+        self.udp = Udp(config, self.counters, self.ip, quotas.udp_sessions)
         self.connections = Connections(
-            config, self.counters, self.ip, self.neighbours, secret, wake
+            config, self.counters, self.ip, self.neighbours, quotas, secret, wake
         )
 
     def attach(self, port: Port) -> None:

@@ -1,12 +1,11 @@
 """The Ethernet switch: which MAC is behind which port, and frames from one guest to another."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 from itertools import count
-from math import inf
 
 from gvproxy.complaint import Complaint
+from gvproxy.limits import Quota
 from gvproxy.stack import gso
 from gvproxy.stack.port import Port, StackCounters, Station
 from gvproxy.wire import ethernet, ipv4, tcp, udp
@@ -14,11 +13,7 @@ from taplink import vnet
 
 log = logging.getLogger(__name__)
 
-MAX_STATIONS = 1024
-"""Of all ports together; when they are all there, each port has its share of them."""
 AGEING = 300.0  # IEEE 802.1D-2004, table 7-5
-AGEING_INTERVAL = 1.0
-"""Seconds between two searches of a full table: one takes 0.1 ms, and MACs cost a guest nothing."""
 FLOOD_RATE = 1000.0
 """Frames a second from one port that go to all others, each of which they cost as much again.
 
@@ -31,8 +26,8 @@ _VLAN_TAG = 4
 class Switch:
     """Learns stations from the frames they send and delivers frames between ports."""
 
-    def __init__(self, mtu: int, counters: StackCounters) -> None:
-        """Frames above `mtu` reach only ports with offloads."""
+    def __init__(self, mtu: int, counters: StackCounters, quota: Quota) -> None:
+        """Frames above `mtu` reach only ports with offloads; `quota` is of MAC addresses."""
         self.ports: dict[int, Port] = {}
         self.stations: dict[bytes, Station] = {}
         self.appeared: Callable[[bytes, Port], None] = lambda mac, port: None
@@ -40,8 +35,7 @@ class Switch:
         self._largest = ethernet.SIZE + _VLAN_TAG + mtu
         self._counters = counters
         self._numbers = count()
-        self._aged_at = -inf
-        self._held: Counter[Port] = Counter()  # stations behind each port
+        self._quota = quota
         self._moved = Complaint(log)
         self._refused = Complaint(log)
         self._flooded = Complaint(log)
@@ -75,56 +69,33 @@ class Switch:
         """Return the station for a source address; None when there is no place for another."""
         station = self.stations.get(mac)
         if station is None:
-            if len(self.stations) >= MAX_STATIONS and not self._make_room(port, now):
+            if not self._quota.has_room(port) and self._quota.may_search(now):
+                self._age(now)
+            if not self._quota.take(port):
                 self._counters.stations_refused += 1
-                text = "no place for %s of port %d: there are %d MAC addresses"
+                text = "no place for %s of port %d, which has %d MAC addresses"
                 self._refused.make(
-                    now, text, ethernet.format_mac(mac), port.number, len(self.stations)
+                    now, text, ethernet.format_mac(mac), port.number, self._quota.held(port)
                 )
                 return None
             station = self.stations[mac] = Station(mac, port, now)
-            self._held[port] += 1
             self.appeared(mac, port)
         elif station.port is not port:
             if station.port.attached:  # else its guest has come back
                 text = "%s moved to port %d"
                 self._moved.make(now, text, ethernet.format_mac(mac), port.number)
-            self._let_go(station.port)
-            self._held[port] += 1
+            self._quota.give(station.port)
+            self._quota.hold(port)
             station.port = port
             self.appeared(mac, port)
         station.seen = now
         return station
 
-    def _make_room(self, port: Port, now: float) -> bool:
-        """Make room for another station behind `port`; False where it has its share already."""
-        self._age(now)
-        if len(self.stations) < MAX_STATIONS:
-            return True
-        ports = len(self._held) + (port not in self._held)
-        if self._held.get(port, 0) >= MAX_STATIONS // ports:
-            return False
-        ((most, _),) = self._held.most_common(1)
-        theirs = (station for station in self.stations.values() if station.port is most)
-        self._forget(min(theirs, key=lambda station: station.seen))
-        return True
-
     def _age(self, now: float) -> None:
-        if now < self._aged_at + AGEING_INTERVAL:
-            return
-        self._aged_at = now
         for station in list(self.stations.values()):
             if station.seen + AGEING < now or not station.port.attached:
-                self._forget(station)
-
-    def _forget(self, station: Station) -> None:
-        del self.stations[station.mac]
-        self._let_go(station.port)
-
-    def _let_go(self, port: Port) -> None:
-        self._held[port] -= 1
-        if not self._held[port]:
-            del self._held[port]
+                del self.stations[station.mac]
+                self._quota.give(station.port)
 
     def forward(self, port: Port, frame: memoryview, now: float) -> None:
         """Deliver a frame of `port` to the station it is for, or to all others."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct
 
+from gvproxy.limits import Quota
 from gvproxy.stack.ip import Ip, Packet
 from gvproxy.stack.port import StackConfig, StackCounters, Station
 from gvproxy.stack.sessions import Leave, Sessions, pieces, segment_size
@@ -44,12 +45,14 @@ DatagramHandler = Callable[[Datagram, float], None]
 class Udp:
     """`handlers` has the services of the gateway and of broadcast; `forward` takes the rest."""
 
-    def __init__(self, config: StackConfig, counters: StackCounters, ip: Ip) -> None:
+    def __init__(
+        self, config: StackConfig, counters: StackCounters, ip: Ip, sessions: Quota
+    ) -> None:
         self._config = config
         self._counters = counters
         self.ip = ip
         self.handlers: dict[tuple[bytes, int], DatagramHandler] = {}
-        self.sessions = Sessions(config.mac, counters)
+        self.sessions = Sessions(config.mac, counters, sessions)
         self.forward: DatagramHandler | None = None
         ip.protocols[ipv4.PROTOCOL_UDP] = self.receive
 

@@ -54,7 +54,7 @@ def send(c: Connection, data: bytes, now: float) -> None:
         and c.state in _ESTABLISHED
     ):
         out.append(data)
-        c.counters.buffered += size
+        c.memory.keep(size)
         output.emit(c, nxt, wire.ACK | wire.PSH, data, now)
         output.sent(c, nxt + size, now)
         return
@@ -62,7 +62,7 @@ def send(c: Connection, data: bytes, now: float) -> None:
         return
     assert not c.fin_queued
     out.append(data)
-    c.counters.buffered += size
+    c.memory.keep(size)
     if c.state in _ESTABLISHED:
         output.transmit(c, now)
 
@@ -75,7 +75,7 @@ def consumed(c: Connection, count: int, now: float) -> None:
     if c.state is CLOSED:
         return
     c.rcv_held -= count
-    c.counters.buffered -= count
+    c.memory.keep(-count)
     edge = c.rcv_nxt + c.rcv_limit - c.rcv_held
     if edge - c.rcv_adv >= c.rcv_limit >> 2:
         output.acknowledge(c, now)
@@ -87,7 +87,7 @@ def shutdown(c: Connection, now: float, last: bytes = b"") -> None:
         return
     if last:
         c.out.append(last)
-        c.counters.buffered += len(last)
+        c.memory.keep(len(last))
     c.fin_queued = True
     c.wants_room = False
     if c.state is ESTABLISHED:

@@ -19,6 +19,7 @@ from typing import Protocol
 from gvproxy.tcp.buffers import Reassembly, SendBuffer
 from gvproxy.tcp.congestion import CongestionControl, Cubic
 from gvproxy.tcp.flight import Flight
+from gvproxy.tcp.memory import Memory
 from gvproxy.tcp.rack import Rack
 from gvproxy.tcp.rtt import RttEstimator
 from gvproxy.tcp.seq import MASK
@@ -50,13 +51,8 @@ MAX_RECEIVE_BUFFER = 0xFFFF << WINDOW_SHIFT
 """Where the guest fills the window again and again: eight megabytes are 100 ms at 670 Mbit/s."""
 DELAYED_ACK = 0.05
 """Seconds a guest may take to acknowledge a single segment: Linux waits 40 ms (TCP_ATO_MIN)."""
-MAX_BUFFERED = 256 << 20
-"""Bytes that all connections of a stack keep before each gets by with little.
-
-Past it nothing is read from outside for a connection that has something on its way, no window grows
-beyond `SCARCE_WINDOW`, and what comes ahead of a gap, or for a user that is behind, is not taken.
-"""
 SCARCE_WINDOW = 65536
+"""Bytes; where its guest's memory is scarce (`Memory`)."""
 MAX_SEGMENT = 65535 - 20 - 60
 """Payload that fits one IPv4 packet whatever the options."""
 
@@ -121,6 +117,9 @@ class Scheduler(Protocol):
     def schedule(self, connection: "Connection", deadline: float) -> None:
         """Have `timers.expire` called at `deadline` at the latest; earlier is allowed."""
 
+    def handshake_done(self, connection: "Connection") -> None:
+        """The handshake is complete."""
+
     def forget(self, connection: "Connection") -> None:
         """The connection is CLOSED: drop it."""
 
@@ -150,13 +149,6 @@ class Counters:
     checksum_errors: int = 0
     refused: int = 0
     """Segments with text that there was no memory for."""
-    buffered: int = 0
-    """Bytes kept now: sent and not acknowledged, with users, and ahead of gaps."""
-
-    @property
-    def scarce(self) -> bool:
-        """Memory is short."""
-        return self.buffered > MAX_BUFFERED
 
 
 @dataclass(slots=True, eq=False)
@@ -166,6 +158,7 @@ class Connection:
     path: Path
     scheduler: Scheduler
     counters: Counters
+    memory: Memory
     mss: int  # the largest payload of one segment on the wire, options taken off
     iss: int
     mss_offered: int = 1460  # what our SYN says: the interface's MTU less the fixed headers
@@ -315,7 +308,7 @@ class Connection:
             if usable >= self.mss or (
                 usable > 0 and (not queued or usable >= self.max_snd_wnd >> 1)
             ):
-                if not self.counters.scarce:
+                if not self.memory.scarce:
                     return usable
                 if not queued:
                     return min(usable, self.mss)

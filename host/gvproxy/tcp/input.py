@@ -164,6 +164,7 @@ def enter_established(c: Connection, now: float) -> None:
     """The handshake is complete; SND.UNA and SND.WND are those of the segment that says so."""
     c.state = ESTABLISHED
     c.counters.established += 1
+    c.scheduler.handshake_done(c)
     c.snd_wl1, c.snd_wl2 = c.rcv_nxt, c.snd_una
     c.max_snd_wnd = c.snd_wnd
     if c.syn_at >= 0:
@@ -407,7 +408,7 @@ def _process_text(c: Connection, segment: Segment, seq: int, now: float) -> None
         end = seq + len(payload)
         fin = False
         c.ack = ACK_NOW
-    if payload and c.counters.scarce and (seq > nxt or c.rcv_held):
+    if payload and c.memory.scarce and (seq > nxt or c.rcv_held):
         c.counters.refused += 1
         output.acknowledge(c, now)
         return
@@ -425,7 +426,7 @@ def _process_text(c: Connection, segment: Segment, seq: int, now: float) -> None
             before = c.early.size
             for piece in c.early.take(c.rcv_nxt):
                 deliver(c, piece, now)
-            c.counters.buffered -= before - c.early.size
+            c.memory.keep(c.early.size - before)
             if not c.early:
                 c.early = None
     if c.rcv_fin == c.rcv_nxt and (c.state in _TEXT):
@@ -465,7 +466,7 @@ def _keep_early(c: Connection, seq: int, payload: bytes | memoryview, now: float
     before = c.early.size
     if not c.early.add(seq, payload):
         _report(c, seq, seq + len(payload), now)
-    c.counters.buffered += c.early.size - before
+    c.memory.keep(c.early.size - before)
 
 
 def deliver(c: Connection, payload: bytes | memoryview, now: float) -> None:
@@ -473,7 +474,7 @@ def deliver(c: Connection, payload: bytes | memoryview, now: float) -> None:
     count = len(payload)
     c.inbox.append(payload)
     c.rcv_held += count
-    c.counters.buffered += count
+    c.memory.keep(count)
     c.rcv_nxt += count
     if c.ack is not ACK_NOW:
         if c.interactive and c.rcv_nxt - c.rcv_acked < 2 * c.mss:
@@ -489,7 +490,7 @@ def process_fin(c: Connection, now: float) -> None:
         c.rcv_adv = c.rcv_nxt  # a FIN takes no buffer: it is welcome in a closed window
     c.fin_seen = True
     if c.early:
-        c.counters.buffered -= c.early.size  # behind the end there is nothing
+        c.memory.keep(-c.early.size)  # behind the end there is nothing
         c.early = None
     c.ack = ACK_NOW
     if c.state is ESTABLISHED:

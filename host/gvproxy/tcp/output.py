@@ -57,7 +57,7 @@ def emit(c: Connection, seq: int, flags: int, payload: bytes | memoryview, now: 
     """Send one segment from `seq` on with the current acknowledgment and window."""
     nxt = c.rcv_nxt
     # Receiver's silly-window avoidance (RFC 9293 §3.8.6.2.2): the edge moves in steps.
-    limit = c.rcv_limit if not c.counters.scarce else min(c.rcv_limit, SCARCE_WINDOW)
+    limit = c.rcv_limit if not c.memory.scarce else min(c.rcv_limit, SCARCE_WINDOW)
     edge = nxt + limit - c.rcv_held
     growth = edge - c.rcv_adv
     if growth >= c.mss or growth >= c.rcv_limit >> 1:
@@ -252,7 +252,7 @@ def hand_over(c: Connection, now: float) -> None:
         if c.state is CLOSED:
             return
         c.rcv_held -= done
-        c.counters.buffered -= done
+        c.memory.keep(-done)
         if c.rcv_nxt >= c.tune_end:
             _tune_window(c, now)
 
@@ -327,7 +327,8 @@ def close(c: Connection, end: End, now: float) -> None:
     c.ack = NO_ACK
     c.ack_at = inf
     early = c.early.size if c.early else 0
-    c.counters.buffered -= max(c.out.end - max(c.snd_una, c.iss + 1), 0) + c.rcv_held + early
+    sent = max(c.out.end - max(c.snd_una, c.iss + 1), 0)
+    c.memory.keep(-(sent + c.rcv_held + early))
     c.rcv_held = 0
     c.out.clear()
     c.flight.clear()

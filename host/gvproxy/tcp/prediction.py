@@ -50,7 +50,7 @@ def predict(
         if flags | wire.PSH != _ACK_PSH:
             return False
         if size:
-            if size > c.rcv_adv - c.rcv_nxt or c.counters.scarce:
+            if size > c.rcv_adv - c.rcv_nxt or c.memory.scarce:
                 return False
         elif not count and window == c.snd_wnd:
             return False  # a duplicate acknowledgment
@@ -80,7 +80,7 @@ def predict(
     if size:
         c.inbox.append(payload)
         c.rcv_held += size
-        c.counters.buffered += size
+        c.memory.keep(size)
         c.rcv_nxt += size
         if c.ack is not ACK_NOW:
             if c.interactive and c.rcv_nxt - c.rcv_acked < 2 * c.mss:

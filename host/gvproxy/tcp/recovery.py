@@ -22,7 +22,7 @@ def acknowledged(c: Connection, ack: int, now: float) -> bool:
     count, outstanding = ack - c.snd_una, c.snd_nxt - c.snd_una
     c.snd_una = ack
     c.out.release(ack)
-    c.counters.buffered -= count - (ack > c.out.end)  # a FIN takes no memory
+    c.memory.keep((ack > c.out.end) - count)  # a FIN takes no memory
     c.retries = 0
     newest = c.flight.acknowledge(ack, now - c.rtt.least)
     measured = False

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from random import choice
 from typing import TypeVar, cast
 
+from gvproxy.limits import Limit, Quota
 from gvproxy.stack.connections import EPHEMERAL
 from gvproxy.stack.stack import Stack
 from gvproxy.virtual.datagrams import VirtualDatagramTransport
@@ -75,6 +76,7 @@ class VirtualNetwork:
         *,
         limit: int = READER_LIMIT,
         max_clients: int = MAX_CLIENTS,
+        quota: Quota | None = None,
     ) -> VirtualServer:
         """Serve guests with streams, as `asyncio.start_server`; see `create_server`."""
 
@@ -82,7 +84,7 @@ class VirtualNetwork:
             reader = asyncio.StreamReader(limit, self._loop)
             return asyncio.StreamReaderProtocol(reader, connected, self._loop)
 
-        return await self.create_server(factory, ip, port, max_clients=max_clients)
+        return await self.create_server(factory, ip, port, max_clients=max_clients, quota=quota)
 
     async def create_server(
         self,
@@ -91,14 +93,19 @@ class VirtualNetwork:
         port: int,
         *,
         max_clients: int = MAX_CLIENTS,
+        quota: Quota | None = None,
     ) -> VirtualServer:
         """Serve guests at an address of the gateway's, as the loop's `create_server`.
 
+        `max_clients` is of connections at a time, four fifths of them by one guest, unless there
+        is a `quota` of them.
         Raises OSError: EADDRNOTAVAIL for an address that is not the gateway's, EADDRINUSE for a
         port that is taken.
         """
         where = self._free(ip, port, self._stack.connections.listeners)
-        return VirtualServer(self._stack, self._loop, factory, where, max_clients, self._members)
+        if quota is None:
+            quota = Quota(Limit(max_clients, max_clients))
+        return VirtualServer(self._stack, self._loop, factory, where, quota, self._members)
 
     async def create_datagram_endpoint(
         self, factory: Callable[[], D], ip: str, port: int

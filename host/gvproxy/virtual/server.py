@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from types import TracebackType
 
+from gvproxy.limits import Quota
 from gvproxy.stack.path import TcpPath
 from gvproxy.stack.stack import Stack
 from gvproxy.tcp import calls
@@ -28,37 +29,35 @@ class VirtualServer:
         loop: asyncio.AbstractEventLoop,
         factory: ProtocolFactory,
         where: tuple[bytes, int],
-        limit: int,
+        quota: Quota,
         members: Members,
     ) -> None:
         """`where` is a packed address of the gateway's and a free port of it.
 
-        `limit` is of connections at a time; `members` are those of the network.
+        `quota` is of connections at a time; `members` are those of the network.
         """
         self._stack = stack
         self._loop = loop
         self._factory = factory
         self._where = where
-        self._limit = limit
+        self._quota = quota
         self._members = members
-        self._clients = 0
         members.servers.add(self)
         stack.connections.listeners[where] = self._offered
 
     def _offered(self, connection: Connection, path: TcpPath, now: float) -> None:
-        if self._clients >= self._limit:
+        if not self._quota.take(path.owner):
             self._stack.counters.connections_refused += 1
             calls.drop(connection, now)  # its SYN comes again
             return
         transport = VirtualTransport(self._loop, self._factory, self._gone)
         transport.join(connection)
         connection.user = transport
-        self._clients += 1
         self._members.transports.add(transport)
         calls.accept(connection, now)
 
     def _gone(self, transport: VirtualTransport) -> None:
-        self._clients -= 1
+        self._quota.give(transport.get_extra_info("guest"))
         self._members.transports.discard(transport)
 
     def close(self) -> None:

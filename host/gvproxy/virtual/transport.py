@@ -88,6 +88,7 @@ class VirtualTransport(asyncio.Transport):
         self._extra = {
             "peername": (str(ip_address(path.guest)), path.guest_port),
             "sockname": (str(ip_address(path.address)), path.port),
+            "guest": path.owner,
         }
 
     # What the stack tells, in a batch (gvproxy.tcp.connection.User)

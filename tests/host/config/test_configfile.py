@@ -11,6 +11,7 @@ import pytest
 from gvproxy import cli, configfile
 from gvproxy.config import Config, Forward, Record, SshForward, Zone, configure
 from gvproxy.errors import ConfigError
+from gvproxy.limits import Limit, Limits
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "config.md"
 
@@ -234,6 +235,15 @@ def test_every_key(path: Path, text: str, settings: dict[str, Any]) -> None:
             " 192.168.127.8: '02:00:00:00:00:01'}}",
             "has two addresses for one MAC address",
         ),
+        ("limits: {macs: 0}", "limits.macs @1 must be 1 at least, not 0"),
+        ("limits: {macs: many}", "limits.macs @1 must be a number"),
+        ("limits: {ports: 1}", "limits.ports @1 is no known key"),
+        ("limits: {macs: {each: 1}}", "limits.macs.each @1 is no known key"),
+        ("limits: {guests: {total: 1}}", "limits.guests @1 must be a number"),
+        (
+            "limits: {macs: {guest: 2000}}",
+            "limits.macs.guest @1 is more than all guests may hold, 1024",
+        ),
         # What is no such file at all.
         ("[]", "-config FILE is no mapping of keys to values"),
         ("just text", "-config FILE is no mapping of keys to values"),
@@ -286,6 +296,23 @@ def test_forwards_take_the_place_of_ssh_unless_its_port_is_given(path: Path) -> 
 def test_no_forwards_are_no_ssh_either(path: Path) -> None:
     assert parse(path, "stack: {forwards: {}}").forwards == ()
     assert parse(path, "forwards: []").forwards != (), "those by ssh are others"
+
+
+def test_limits(path: Path) -> None:
+    """All that is not named has its default; of a smaller total a guest has three quarters."""
+    text = """
+        limits:
+          guests: 7
+          macs: 100
+          dns-queries: {guest: 5}
+          half-open: {total: 10000, guest: 9000}
+    """
+    assert parse(path, text).limits == Limits(
+        guests=7,
+        macs=Limit(100, 75),
+        dns_queries=Limit(4096, 5),
+        half_open=Limit(10000, 9000),
+    )
 
 
 def test_the_documents_example_has_every_key(path: Path) -> None:

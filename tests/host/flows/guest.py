@@ -12,6 +12,7 @@ from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.echo import EchoFlows
 from gvproxy.flows.tcp import TcpFlows
 from gvproxy.flows.udp import UdpFlows
+from gvproxy.limits import Limits, Quotas
 from gvproxy.stack.ip import Packet
 from gvproxy.stack.port import StackConfig
 from gvproxy.stack.stack import Stack
@@ -111,9 +112,12 @@ class Socket:
 class Guest:
     """A guest, the host's stack and its flows; `unreachable` has the ICMP errors it was sent."""
 
-    def __init__(self, loop: ManualLoop, *, tcp_limit: int = 4096, udp_limit: int = 4096) -> None:
+    def __init__(
+        self, loop: ManualLoop, *, tcp_limit: int = 4096, limits: Limits | None = None
+    ) -> None:
         self.loop = loop
-        self.host = self._stack(GATEWAY, b"\x02\0\0\0\0\1", 0xFFFFFF00)
+        self.quotas = Quotas(limits)
+        self.host = self._stack(GATEWAY, b"\x02\0\0\0\0\1", 0xFFFFFF00, self.quotas)
         self.stack = self._stack(GUEST, b"\x02\0\0\0\0\2", 0)
         here, there = Cable(loop, self.host), Cable(loop, self.stack)
         here.other, there.other = there, here
@@ -126,6 +130,7 @@ class Guest:
             self.stack.neighbours.learn(address, self.gateway, loop.now)
         station = self.host.switch.learn(b"\x02\0\0\0\0\2", there, loop.now)
         assert station is not None
+        self.station = station
         self.host.neighbours.learn(GUEST, station, loop.now)
         self.unreachable: list[tuple[bytes, int, bytes]] = []
         self.echoes: list[tuple[bytes, bytes]] = []
@@ -134,13 +139,13 @@ class Guest:
         destinations = Destinations(nat, IPv4Network("192.168.127.0/24"))
         as_loop = loop.as_loop()
         self.tcp = TcpFlows(self.host, as_loop, destinations, CONNECT_TIMEOUT, tcp_limit)
-        self.udp = UdpFlows(self.host, as_loop, destinations, udp_limit)
-        self.echo = EchoFlows(self.host, as_loop, destinations)
+        self.udp = UdpFlows(self.host, as_loop, destinations, self.quotas.udp_mappings)
+        self.echo = EchoFlows(self.host, as_loop, destinations, self.quotas.pings)
 
-    def _stack(self, address: bytes, mac: bytes, mask: int) -> Stack:
+    def _stack(self, address: bytes, mac: bytes, mask: int, quotas: Quotas | None = None) -> Stack:
         network = int.from_bytes(address, "big") & mask
         config = StackConfig(mac, address, network, mask, frozenset({address}))
-        return Stack(config, secret=bytes(32), wake=lambda at: None)
+        return Stack(config, secret=bytes(32), wake=lambda at: None, quotas=quotas)
 
     def _icmp(self, packet: Packet, now: float) -> None:
         message = bytes(packet.payload)
@@ -187,7 +192,7 @@ class Guest:
         self.loop.run()
         assert self.loop.idle
         assert not self.tcp.open
-        assert not self.tcp.pending
+        assert not self.quotas.half_open.used
 
 
 def linger_reset(sock: socket.socket) -> None:

@@ -86,10 +86,11 @@ def test_sessions_end_in_silence(guest: Guest) -> None:
 
 
 def test_sessions_are_bounded(guest: Guest) -> None:
-    for identifier in range(echo.MAX_SESSIONS + 5):
+    limit = guest.quotas.pings.limit.guest
+    for identifier in range(limit + 5):
         ping(guest, HOST, identifier, 1, b"x")
-    assert len(guest.echo.sessions) == echo.MAX_SESSIONS
-    assert guest.echo.sessions.evicted == 5
+    assert len(guest.echo.sessions) == limit
+    assert guest.quotas.pings.refused == 5
 
 
 def test_an_error_quotes_the_guests_ping(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ from gvproxy.flows import errqueue, runs, udp
 from gvproxy.flows import mapping as mapping_module
 from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.errqueue import NetworkError
-from gvproxy.flows.udp import UdpFlows
+from gvproxy.flows.udp import UdpFlows, UdpMapping
+from gvproxy.limits import Limit, Limits, Quotas
 from gvproxy.wire import icmp
 from taplink import vnet
 from tests.manual_loop import ManualLoop
@@ -180,7 +181,7 @@ def test_a_run_of_the_hosts_arrives_as_its_datagrams(guest: Guest, peer: socket.
 
 
 def test_a_mapping_that_was_evicted_is_made_anew_by_a_run(loop: ManualLoop) -> None:
-    guest = Guest(loop, udp_limit=1)
+    guest = Guest(loop, limits=Limits(udp_mappings=Limit(1, 1)))
     with bound() as one, bound() as other:
         first = known(guest, HOST, one)
         guest.send_to(HOST, number(other), b"x", PORT + 1)
@@ -269,7 +270,7 @@ def test_errors_wake_the_loop_every_time(
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        flows = UdpFlows(guest.host, loop, guest.udp._destinations)
+        flows = UdpFlows(guest.host, loop, guest.udp._destinations, Quotas().udp_mappings)
         happened = asyncio.Event()
         send_error, send = guest.host.ip.send_error, guest.host.udp.send
         errors: list[int] = []
@@ -317,7 +318,7 @@ def test_answers_arrive_between_errors(
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        flows = UdpFlows(guest.host, loop, guest.udp._destinations)
+        flows = UdpFlows(guest.host, loop, guest.udp._destinations, Quotas().udp_mappings)
         try:
             for number_sent in range(1, 31):
                 for port in (closed_port, number(peer), closed_port, closed_port):
@@ -410,15 +411,34 @@ def test_which_icmp_errors_are_passed_on(
 def test_a_full_table_ends_what_was_unused_for_longest(
     loop: ManualLoop, peer: socket.socket
 ) -> None:
-    guest = Guest(loop, udp_limit=3)
+    guest = Guest(loop, limits=Limits(udp_mappings=Limit(3, 3)))
     for port in (1, 2, 3, 1, 4, 5):
         guest.send_to(HOST, number(peer), b"x", port)
         loop.run()
         loop.now += 0.1
-    assert [port for _, port in guest.udp.mappings._entries] == [1, 4, 5]
-    assert guest.udp.mappings.evicted == 2
+    assert [port for (queue,) in [guest.udp.mappings._queues.values()] for _, port in queue] == [
+        1,
+        4,
+        5,
+    ]
+    assert guest.quotas.udp_mappings.refused == 2
     assert len(loop.readers) == 3
     guest.close()
+
+
+def test_a_guests_mappings_make_room_for_its_own(loop: ManualLoop, peer: socket.socket) -> None:
+    """Those of another guest stay, whoever used them last."""
+    guest = Guest(loop, limits=Limits(udp_mappings=Limit(10, 4)))
+    mappings = guest.udp.mappings
+    guest.send_to(HOST, number(peer), b"x", 1)
+    loop.run()
+    for port in range(20):
+        entry = UdpMapping(loop.as_loop(), guest.host.udp, guest.station, (OUTSIDE, port))
+        mappings.add((OUTSIDE, port), entry, loop.now, "greedy")
+    assert guest.quotas.udp_mappings.held("greedy") == 4
+    assert mappings.use((GUEST, 1), loop.now) is not None
+    guest.close()
+    assert guest.quotas.udp_mappings.used == 0
 
 
 def test_silence_ends_a_mapping_and_the_guest_revives_it(guest: Guest, peer: socket.socket) -> None:

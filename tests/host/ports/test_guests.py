@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gvproxy.ports import guests
+from gvproxy.limits import Limits
 from gvproxy.ports.datagram import GREETING, SEARCH_INTERVAL, DatagramListener
 from gvproxy.ports.guests import Guests, peer_of
 from tests.host.stack.bench import Bench, arp
@@ -47,11 +47,10 @@ def test_the_peer(address: tuple[object, ...], peer: str) -> None:
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> tuple[Guests, ManualLoop]:
+def few() -> tuple[Guests, ManualLoop]:
     """Return guests of which there may be two, and there is one."""
-    monkeypatch.setattr(guests, "MAX_GUESTS", 2)
     loop = ManualLoop()
-    return Guests(Bench().stack, loop.as_loop(), lambda port: None), loop
+    return Guests(Bench().stack, loop.as_loop(), lambda port: None, Limits(guests=2)), loop
 
 
 Attach = Callable[[Guests, socket.socket], object]

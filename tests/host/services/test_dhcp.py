@@ -11,6 +11,7 @@ from dpkt import dhcp
 
 from gvproxy.complaint import INTERVAL
 from gvproxy.config import DEVICE_MAC, GATEWAY_MAC, Config, configure
+from gvproxy.limits import Limit, Limits, Quota
 from gvproxy.services.dhcp import (
     DECLINE_TIME,
     LEASE_TIME,
@@ -19,8 +20,8 @@ from gvproxy.services.dhcp import (
     Reply,
     encode_search,
 )
-from gvproxy.services.leases import MAX_LEASES
 
+LEASES = Limits().dhcp_leases.total
 DISCOVER, OFFER, REQUEST, DECLINE, ACK, NAK, RELEASE, INFORM = range(1, 9)
 GATEWAY = "192.168.127.1"
 FIRST = "192.168.127.3"  # of the pool: .1 is the gateway, .2 the static lease
@@ -77,7 +78,8 @@ class Client:
     def __init__(self, config: Config | None = None, search: tuple[str, ...] = ()) -> None:
         config = config or configure()
         self.users: dict[int, bytes] = {}
-        self.server = DhcpServer(config, lambda now: search, self.users.get)
+        self.quota = Quota(Limits().dhcp_leases)
+        self.server = DhcpServer(config, lambda now: search, self.users.get, self.quota)
         self.gateway = str(config.gateway_ip)
         self.now = 0.0
         self.reply: Reply | None = None
@@ -102,6 +104,12 @@ class Client:
         granted = self.ask(REQUEST, client, wanted=address, server=self.gateway, **options)
         assert granted == f"ack {address}"
         return address
+
+
+class FakePort:
+    """A guest's port, as far as leases know it."""
+
+    attached = True
 
 
 @pytest.fixture
@@ -261,13 +269,51 @@ def test_an_offer_is_kept_for_a_while_only() -> None:
 
 def test_memory_is_bounded() -> None:
     client = Client(configure(subnet="10.0.0.0/8"))
-    for number in range(MAX_LEASES + 10):
+    for number in range(LEASES + 10):
         client.ask(DISCOVER, number)
         client.ask(REQUEST, number + 100_000, wanted=f"10.9.{number >> 8}.{number & 255}")
-    assert len(client.server._table) == MAX_LEASES
+    assert len(client.server._table) == LEASES
     client.now = LEASE_TIME
     assert client.ask(DISCOVER, 9) is not None
-    assert len(client.server._table) == MAX_LEASES
+    assert len(client.server._table) == LEASES
+
+
+def test_one_guest_takes_its_part_of_the_pool_and_no_more() -> None:
+    client = Client()
+    greedy, other = FakePort(), FakePort()
+    for number in range(200):
+        client.server.handle(message(DISCOVER, number), now=0.0, guest=greedy)
+    part = client.quota.limit.guest
+    assert client.quota.held(greedy) == part == 64
+    assert client.quota.refused == 200 - part
+    assert client.server.handle(message(DISCOVER, 999), now=0.0, guest=other) is not None
+
+
+def test_declined_addresses_count_as_the_guests() -> None:
+    client = Client()
+    greedy = FakePort()
+    for number in range(200):
+        offer = client.server.handle(message(DISCOVER, number), now=0.0, guest=greedy)
+        if offer is not None:
+            wanted = str(IPv4Address(dhcp.DHCP(offer.payload).yiaddr))
+            declined = message(DECLINE, number, wanted=wanted, server=GATEWAY)
+            client.server.handle(declined, now=0.0, guest=greedy)
+    assert client.quota.used == client.quota.limit.guest
+    client.now = DECLINE_TIME
+    assert client.server.handle(message(DISCOVER, 1), now=client.now, guest=greedy) is not None
+
+
+def test_leases_of_a_guest_that_went_make_room() -> None:
+    client = Client()
+    client.quota.limit = Limit(4, 4)
+    gone, other = FakePort(), FakePort()
+    for number in range(4):
+        client.server.handle(message(DISCOVER, number), now=0.0, guest=gone)
+    gone.attached = False
+    for number in range(10, 13):
+        offer = client.server.handle(message(DISCOVER, number), now=0.0, guest=other)
+        assert offer is not None
+    assert (client.quota.held(gone), client.quota.held(other)) == (0, 3)
 
 
 # REQUEST (RFC 2131 §4.3.2)

@@ -11,6 +11,7 @@ import pytest
 import uvloop
 from dnslib import EDNS0, QTYPE, RCODE, RR, A, DNSRecord
 
+from gvproxy.limits import Limit, Quota
 from gvproxy.services.dns import DnsServer
 from gvproxy.services.resolvconf import ResolvConf
 from gvproxy.services.resolver import TIMEOUT, Resolver
@@ -56,9 +57,10 @@ class Bench:
         self.replies: list[bytes] = []
         self.make()
 
-    def make(self, **options: int) -> None:
+    def make(self, limit: int = 4096, **options: int) -> None:
+        quota = Quota(Limit(limit, limit))
         conf = ResolvConf(self.path, self.upstreams[0].port)
-        self.resolver = Resolver(conf, self.loop.as_loop(), **options)  # type: ignore[arg-type]
+        self.resolver = Resolver(conf, self.loop.as_loop(), quota=quota, **options)  # type: ignore[arg-type]
         self.server = DnsServer(make_names(), self.resolver)
 
     def list_servers(self, count: int) -> None:
@@ -391,6 +393,18 @@ def test_a_hung_server_delays_its_own_queries_only(bench: Bench) -> None:
     assert bench.rcodes() == ["NOERROR"] + ["SERVFAIL"] * len(hung)
 
 
+def test_one_guest_leaves_room_for_the_queries_of_others(bench: Bench) -> None:
+    bench.make(limit=10)
+    for _ in range(20):
+        bench.server.handle(question(), bench.replies.append, now=bench.loop.now, owner="greedy")
+    refused = bench.rcodes()
+    assert refused == ["SERVFAIL"] * 12
+    bench.server.handle(question(), bench.replies.append, now=bench.loop.now, owner="other")
+    assert bench.rcodes() == refused, "it waits for its answer"
+    bench.loop.advance(30)
+    assert bench.resolver._quota.used == 0
+
+
 def test_beyond_the_limit_queries_fail_at_once(bench: Bench) -> None:
     bench.make(limit=3)
     for _ in range(5):
@@ -481,7 +495,7 @@ def test_in_a_real_loop(new_loop: Callable[[], asyncio.AbstractEventLoop], tmp_p
         loop.add_reader(upstream.sock, upstream.answer, respond)
         path = tmp_path / "resolv.conf"
         path.write_text("nameserver 127.0.0.1\n")
-        resolver = Resolver(ResolvConf(path, upstream.port), loop)
+        resolver = Resolver(ResolvConf(path, upstream.port), loop, quota=Quota(Limit(4096, 4096)))
         server = DnsServer(make_names(), resolver)
         done = [loop.create_future() for _ in range(count)]
         for ident, future in enumerate(done):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from dnslib import RCODE, RR, A, DNSRecord
 
+from gvproxy.limits import Limit, Limits, Quota
 from gvproxy.services import dnstcp
 from gvproxy.services.dns import DnsServer
 from gvproxy.services.dnstcp import DnsTcp
@@ -14,6 +15,8 @@ from gvproxy.services.dnstcp import DnsTcp
 from .naming import make_names
 
 Answerer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+LIMIT = Limits().dns_queries
 
 
 class Client:
@@ -32,7 +35,12 @@ class Client:
         return await self.reader.read() == b""
 
 
-def run(path: Path, scenario: Callable[[Client], Awaitable[None]], *answerers: Answerer) -> None:
+def run(
+    path: Path,
+    scenario: Callable[[Client], Awaitable[None]],
+    *answerers: Answerer,
+    limit: Limit = LIMIT,
+) -> None:
     """Let a client talk to the server, which has these servers behind it."""
 
     async def live() -> None:
@@ -40,7 +48,7 @@ def run(path: Path, scenario: Callable[[Client], Awaitable[None]], *answerers: A
         server = DnsServer(make_names(), None)  # type: ignore[arg-type]
         addresses = tuple(one.sockets[0].getsockname() for one in outside)
         server.servers = lambda *, now: addresses  # type: ignore[method-assign]
-        tcp = DnsTcp(server)
+        tcp = DnsTcp(server, Quota(limit))
         async with await asyncio.start_unix_server(tcp.serve, path), asyncio.timeout(20):
             client = Client(*await asyncio.open_unix_connection(path))
             await scenario(client)
@@ -173,9 +181,7 @@ def test_too_many_queries_of_a_connection_wait(
     run(tmp_path / "s", scenario, counts)
 
 
-def test_too_many_queries_of_all_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dnstcp, "MAX_ASKING", 1)
-
+def test_too_many_queries_of_all_fail(tmp_path: Path) -> None:
     async def scenario(client: Client) -> None:
         client.send(query("one.test", 1), query("two.test", 2))
         replies = [await client.receive() for _ in range(2)]
@@ -186,7 +192,7 @@ def test_too_many_queries_of_all_fail(tmp_path: Path, monkeypatch: pytest.Monkey
         client.send(query("three.test", 3))
         assert (await client.receive()).header.rcode == RCODE.NOERROR
 
-    run(tmp_path / "s", scenario, answers)
+    run(tmp_path / "s", scenario, answers, limit=Limit(1, 1))
 
 
 def test_a_client_that_ends_its_direction_gets_its_answers(tmp_path: Path) -> None:

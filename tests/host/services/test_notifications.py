@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from gvproxy.services import notifications
-from gvproxy.services.notifications import Event, Notifications, Presence
-from gvproxy.stack.switch import MAX_STATIONS
+from gvproxy.services.notifications import MAX_TOLD, Event, Notifications, Presence
 
 
 class Listener:
@@ -143,6 +142,6 @@ def test_a_guest_comes_once_and_goes_with_its_port() -> None:
 def test_a_flood_of_addresses_is_not_told_of() -> None:
     told: list[str] = []
     presence = Presence(lambda event, mac: told.append(mac))
-    for number in range(MAX_STATIONS + 100):
+    for number in range(MAX_TOLD + 100):
         presence.appeared(number.to_bytes(6, "big"), FakePort(0))  # type: ignore[arg-type]
-    assert len(told) == MAX_STATIONS
+    assert len(told) == MAX_TOLD

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import uvloop
 
+from gvproxy.limits import Limit, Quota
 from gvproxy.services import udpforward
 from gvproxy.services.udpforward import IDLE_TIMEOUT, MAX_CLIENTS, UdpForward
 from gvproxy.virtual import VirtualNetwork
@@ -142,7 +143,7 @@ def test_a_silent_client_is_forgotten(bench: Bench, client: socket.socket) -> No
 def test_the_client_unused_for_longest_makes_room(
     bench: Bench, client: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.forward._clients, "_limit", 2)
+    monkeypatch.setattr(bench.forward._clients, "_quota", Quota(Limit(2, 2)))
     assert MAX_CLIENTS > 2
     with make_client() as second, make_client() as third:
         first_port, second_port = bench.send(client, b"1"), bench.send(second, b"2")

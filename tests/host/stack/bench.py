@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import dpkt
 
+from gvproxy.limits import Limits, Quotas
 from gvproxy.stack.port import StackConfig
 from gvproxy.stack.stack import Stack
 from gvproxy.wire import ethernet
@@ -63,10 +64,17 @@ class Bench:
         header: bool | None = None,
         mtu: int = 1500,
         mask: int = 0xFFFFFF00,
+        limits: Limits | None = None,
     ) -> None:
+        self.quotas = Quotas(limits)
         self.now = 1000.0
         self.wakes: list[float] = []
-        self.stack = Stack(config(mtu, mask=mask), secret=bytes(32), wake=self.wakes.append)
+        self.stack = Stack(
+            config(mtu, mask=mask),
+            secret=bytes(32),
+            wake=self.wakes.append,
+            quotas=self.quotas,
+        )
         self.counters = self.stack.counters
         self.port = self.attach(offload, header=header)
 

@@ -5,6 +5,7 @@ import socket
 import dpkt
 import pytest
 
+from gvproxy.limits import Limit, Limits
 from gvproxy.stack import connections as module
 from gvproxy.stack.path import TcpPath
 from gvproxy.tcp import calls
@@ -125,9 +126,8 @@ def test_a_connection_that_cannot_be_made_is_unreachable(code: int, source: byte
     assert bench.sent() == [], "it is decided once"
 
 
-def test_the_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_CONNECTIONS", 2)
-    bench = Bench()
+def test_the_table_is_bounded() -> None:
+    bench = Bench(limits=Limits(connections=Limit(2, 2)))
     peers = [Peer(bench, sport=port).connect() for port in (1, 2)]
     assert bench.give(tcp(flags=SYN, sport=3, destination=OUTSIDE)) == []
     assert bench.counters.connections_refused == 1

@@ -3,6 +3,7 @@
 import dpkt
 import pytest
 
+from gvproxy.limits import Limit, Limits
 from gvproxy.stack import neighbours
 from gvproxy.stack.port import Station
 from gvproxy.wire import ethernet
@@ -201,7 +202,8 @@ def test_the_oldest_resolution_gives_way() -> None:
 
 def fill(bench: Bench) -> list[bytes]:
     first = int.from_bytes(b"\xc0\xa8\x10\x00", "big")
-    addresses = [(first + n).to_bytes(4, "big") for n in range(neighbours.MAX_NEIGHBOURS)]
+    limit = bench.quotas.neighbours.limit.guest
+    addresses = [(first + n).to_bytes(4, "big") for n in range(limit)]
     for address in addresses:
         bench.meet(address)
     return addresses
@@ -212,7 +214,7 @@ def test_the_table_is_bounded() -> None:
     addresses = fill(bench)
     bench.meet(GUEST)
     table = bench.stack.neighbours
-    assert len(table) == neighbours.MAX_NEIGHBOURS
+    assert len(table) == len(addresses)
     assert table.get(GUEST) is None
     assert bench.counters.neighbours_refused == 1
     bench.meet(addresses[5], OTHER_MAC)
@@ -229,4 +231,23 @@ def test_whom_the_gateway_asks_for_has_a_place_in_a_full_table() -> None:
     assert asked.told == [(GUEST, OTHER_MAC)]
     assert table.get(GUEST).mac == OTHER_MAC
     assert table.get(addresses[0]) is None
-    assert len(table) == neighbours.MAX_NEIGHBOURS
+    assert len(table) == len(addresses)
+
+
+def test_a_guest_with_very_many_addresses_keeps_nobody_out() -> None:
+    bench = Bench(mask=0xFFFF0000)
+    fill(bench)
+    bench.meet(GUEST, OTHER_MAC, bench.attach())
+    assert bench.stack.neighbours.get(GUEST).mac == OTHER_MAC
+
+
+def test_those_of_a_guest_that_went_make_room() -> None:
+    bench = Bench(mask=0xFFFF0000, limits=Limits(neighbours=Limit(10, 10)))
+    gone = bench.attach()
+    for number in range(8):
+        bench.meet(bytes((192, 168, 20, number)), OTHER_MAC, gone)
+    assert bench.quotas.neighbours.used == 8
+    bench.stack.detach(gone, bench.now)
+    for number in range(8):
+        bench.meet(bytes((192, 168, 21, number)))
+    assert bench.quotas.neighbours.used == len(bench.stack.neighbours) == 8

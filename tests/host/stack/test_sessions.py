@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from gvproxy.limits import Limit, Limits
 from gvproxy.stack import sessions
 from gvproxy.stack.sessions import MAX_PAYLOAD, MAX_SEGMENTS
 from gvproxy.stack.udp import Datagram
@@ -254,9 +255,8 @@ def test_whoever_listens_later_takes_what_follows() -> None:
     assert outside.runs == []
 
 
-def test_a_full_table_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "MAX_SESSIONS", 2)
-    bench, outside = met()
+def test_a_full_table_is_emptied() -> None:
+    bench, outside = met(limits=Limits(udp_sessions=Limit(4, 2)))
     for sport in (7, 8):
         bench.give(out(bytes(100), sport=sport), meta=VALID)
     for sport in (8, 5000):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from gvproxy.tcp import calls, input, output, timers
 from gvproxy.tcp.connection import Connection, Counters
+from gvproxy.tcp.memory import Memory, Pool
 from gvproxy.tcp.prediction import predict
 from gvproxy.tcp.seq import unwrap
 from gvproxy.tcp.states import End, State, Timer
@@ -66,8 +67,11 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.counters = Counters()
+        self.memory = Memory(Pool(256 << 20), 128 << 20)
         mss = self.mtu - 40
-        self.c = Connection(self, self, self.counters, mss=mss, iss=self.iss, mss_offered=mss)
+        self.c = Connection(
+            self, self, self.counters, self.memory, mss=mss, iss=self.iss, mss_offered=mss
+        )
         self.c.user = self
         self.c.interactive = False  # acknowledge at once, where a test does not say otherwise
         if self.limit is not None:
@@ -115,6 +119,9 @@ class Bench:
 
     def touch(self, connection: Connection) -> None:
         connection.touched = True
+
+    def handshake_done(self, connection: Connection) -> None:
+        assert connection.state is State.ESTABLISHED
 
     def schedule(self, connection: Connection, deadline: float) -> None:
         assert connection.state is not State.CLOSED
@@ -259,7 +266,7 @@ class Bench:
             assert c.deadline == inf
             assert not c.inbox
             assert not c.early
-            assert self.counters.buffered == 0, "memory is counted that is not kept"
+            assert self.memory.used == 0, "memory is counted that is not kept"
             return
         assert not c.inbox, "a view outlives its batch"
         assert c.rcv_held >= 0
@@ -272,7 +279,7 @@ class Bench:
         self._check_flight()
         sent = c.out.end - max(c.snd_una, c.iss + 1)
         kept = max(sent, 0) + c.rcv_held + (c.early.size if c.early else 0)
-        assert self.counters.buffered == kept
+        assert self.memory.used == kept
         assert c.deadline >= c.scheduled_at or c.deadline == inf, "nobody will call at the deadline"
         assert (c.timer is Timer.NONE) == (c.timer_at == inf)
         if c.state in (State.SYN_SENT, State.SYN_RECEIVED):

@@ -2,14 +2,12 @@
 
 import pytest
 
-from gvproxy.tcp import connection
-
 from .trace import Trace
 
 
 @pytest.fixture(autouse=True)
-def limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "MAX_BUFFERED", 10_000)
+def limit(established: Trace) -> None:
+    established.bench.memory.limit = 10_000
 
 
 def test_no_more_is_read_for_a_connection_that_waits_for_its_guest(established: Trace) -> None:
@@ -29,9 +27,9 @@ def test_no_more_is_read_for_a_connection_that_waits_for_its_guest(established: 
 
 def test_each_has_a_segment_at_a_time(established: Trace) -> None:
     """Others keep all there is."""
-    established.bench.counters.buffered = 20_000
+    established.bench.memory.used = 20_000
     assert established.bench.c.room(established.bench.now) == 1448
-    established.bench.counters.buffered = 0
+    established.bench.memory.used = 0
 
 
 def test_what_comes_ahead_of_a_gap_is_not_kept(established: Trace) -> None:

@@ -200,6 +200,8 @@ class Trace:
             actual = getattr(c.congestion, name)
         elif name in ("rto", "srtt"):
             actual = getattr(c.rtt, name)
+        elif name == "buffered":
+            actual = c.memory.used
         elif hasattr(c, name):
             actual = getattr(c, name)
         else:

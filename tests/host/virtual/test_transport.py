@@ -58,7 +58,7 @@ def gone(guest: Guest) -> None:
     assert not guest.host.connections.find
     assert not guest.stack.connections.find
     assert guest.host.connections.timers == 0
-    assert guest.host.connections.tcp_counters.buffered == 0
+    assert guest.host.connections.pool.used == 0
 
 
 # The beginning
@@ -204,7 +204,7 @@ def test_a_writer_is_paused_until_the_guest_reads(pair: Pair, guest: Guest) -> N
     waiting = pair.transport.get_write_buffer_size()
     assert pair.near.told == ["made", "pause"]
     assert waiting > len(LARGE) - 2 * RECEIVE_BUFFER
-    assert guest.host.connections.tcp_counters.buffered <= RECEIVE_BUFFER
+    assert guest.host.connections.pool.used <= RECEIVE_BUFFER
     pair.far.read()
     for _ in range(20):
         guest.tick(1)
@@ -633,6 +633,6 @@ def test_nothing_is_left(guest: Guest, network: VirtualNetwork) -> None:
         guest.tick(3)
     server.close()
     assert len(near) == 2000
-    assert server._clients == 0
+    assert server._quota.used == 0
     gone(guest)
     assert guest.loop.idle
