@@ -163,7 +163,9 @@ class Daemon:
             secret=token_bytes(32),
             wake=self._wake,
         )
-        destinations = Destinations(config.nat, network, link_local=config.ec2_metadata)
+        destinations = self._destinations = Destinations(
+            config.nat, network, link_local=config.ec2_metadata, rules=config.destinations
+        )
         # None of them leaves the others without descriptors, nor the API.
         descriptors = descriptor_limit()
         share = descriptors // 4
@@ -286,6 +288,7 @@ class Daemon:
                 sock = bound.enter_context(endpoint.listen(where))
             except EndpointError as error:
                 raise StartError(f"{flag}: {error}") from error
+            self._destinations.protect(sock)
             if where.path:
                 self._sockets[where.path] = endpoint.identity(where.path)
             log.info("listening at %s (%s)", where, flag)
@@ -293,6 +296,7 @@ class Daemon:
         return serve
 
     def _serve_inherited(self, inherited: Inherited) -> None:
+        self._destinations.protect(inherited.sock)
         if inherited.dialect is not None:
             self._interfaces.serve(inherited.dialect, inherited.sock, str(inherited))
         elif inherited.name == activation.SERVICES:
@@ -434,6 +438,7 @@ class Daemon:
                 "DNS": self._dns.counters,
                 "DNSCache": self._dns.cache.counters,
                 "Resolver": self._resolver.counters,
+                "Destinations": self._destinations.counters,
             },
         )
 
