@@ -15,6 +15,8 @@ from tests.manual_loop import ManualLoop
 from .guest import GUEST, HOST, MAC, METADATA, Guest
 
 PORT = 5000
+LONG = 64
+"""Bytes of a datagram that may go the short way."""
 LOOPBACK, ANYWHERE, SUBNET_BROADCAST, BROADCAST, MDNS, DOOR = map(
     socket.inet_aton,
     (
@@ -60,14 +62,20 @@ def came(server: socket.socket) -> bool:
     return True
 
 
-def datagram(port: int, payload: bytes = b"x") -> bytes:
-    return udp.HEADER.pack(PORT, port, udp.SIZE + len(payload), 0) + payload
+def datagram(
+    port: int, payload: bytes = b"x", destination: bytes = HOST, source: bytes = GUEST
+) -> bytes:
+    length = udp.SIZE + len(payload)
+    header = udp.HEADER.pack(PORT, port, length, 0)
+    pseudo = pseudo_header(source + destination, ipv4.PROTOCOL_UDP) + length
+    total = pseudo + ones_sum(header + payload, length)
+    return udp.HEADER.pack(PORT, port, length, checksum(total)) + payload
 
 
 def syn(destination: bytes, port: int) -> bytes:
     segment = tcp.HEADER.pack(PORT, port, 1, 0, 5 << 12 | tcp.SYN, 65535, 0, 0)
-    pseudo = pseudo_header(GUEST + destination, ipv4.PROTOCOL_TCP)
-    total = pseudo + len(segment) + ones_sum(segment, len(segment))
+    pseudo = pseudo_header(GUEST + destination, ipv4.PROTOCOL_TCP) + tcp.SIZE
+    total = pseudo + ones_sum(segment, tcp.SIZE)
     return segment[:16] + checksum(total).to_bytes(2, "big") + segment[18:]
 
 
@@ -86,7 +94,7 @@ def nothing_left(guest: Guest) -> bool:
 @pytest.mark.parametrize("destination", CLOSED, ids=socket.inet_ntoa)
 def test_closed_addresses(guest: Guest, server: socket.socket, destination: bytes) -> None:
     guest.frame(destination, ipv4.PROTOCOL_TCP, syn(destination, number(server)))
-    guest.frame(destination, ipv4.PROTOCOL_UDP, datagram(number(server)))
+    guest.frame(destination, ipv4.PROTOCOL_UDP, datagram(number(server), destination=destination))
     guest.frame(destination, ipv4.PROTOCOL_ICMP, ping())
     assert nothing_left(guest)
     # TCP to no single host is no connection at all (RFC 9293 MUST-57).
@@ -101,7 +109,7 @@ def test_a_broadcast_of_the_hosts_own_network(loop: ManualLoop, victim: socket.s
     """Which of its networks' addresses that is, only the host's kernel knows; it asks for more."""
     guest = Guest(loop, nat={"192.168.127.253": "127.255.255.255"})
     for _ in range(3):  # the short way too
-        guest.frame(DOOR, ipv4.PROTOCOL_UDP, datagram(number(victim)))
+        guest.frame(DOOR, ipv4.PROTOCOL_UDP, datagram(number(victim), bytes(LONG), DOOR))
     guest.frame(DOOR, ipv4.PROTOCOL_TCP, syn(DOOR, number(victim)))
     assert heard(victim) == b""
     assert codes(guest)[:3] == [icmp.ADMIN_PROHIBITED] * 3
@@ -112,7 +120,8 @@ def test_a_broadcast_of_the_hosts_own_network(loop: ManualLoop, victim: socket.s
 def test_a_source_route(guest: Guest, victim: socket.socket) -> None:
     """Packets are not forwarded, so nobody follows one (RFC 791 §3.1: LSRR)."""
     route = bytes((131, 7, 4)) + LOOPBACK + b"\0"
-    guest.frame(METADATA, ipv4.PROTOCOL_UDP, datagram(number(victim)), options=route)
+    question = datagram(number(victim), destination=METADATA)
+    guest.frame(METADATA, ipv4.PROTOCOL_UDP, question, options=route)
     assert codes(guest) == [icmp.ADMIN_PROHIBITED]
     assert heard(victim) == b""
 
@@ -144,6 +153,7 @@ def test_fragments_are_judged_as_one(only_allowed: Guest, victim: socket.socket)
     segment = syn(HOST, port)  # the port in the first, the flags in another: RFC 1858 §3
     send_fragments(guest, HOST, ipv4.PROTOCOL_TCP, segment[:8], segment[8:16], segment[16:])
     assert codes(guest) == [icmp.ADMIN_PROHIBITED] * 2
+    whole = datagram(port, b"x" * 16, METADATA)
     send_fragments(guest, METADATA, ipv4.PROTOCOL_UDP, whole[:8], whole[8:])
     assert codes(guest) == [icmp.ADMIN_PROHIBITED] * 3
     assert guest.destinations.counters == Refusals(refused_closed=1, refused_by_rule=2)
@@ -218,21 +228,22 @@ def test_the_short_way_is_no_way_around(loop: ManualLoop, victim: socket.socket)
     """What one guest may send, another may not by borrowing its address and port."""
     other = b"\x02\0\0\0\0\3"
     guest = Guest(loop, rules=[Rule(True, macs=frozenset({MAC})), Rule(False)])
-    for payload in (b"1", b"2", b"3"):
+    for payload in (b"1" * LONG, b"2" * LONG, b"3" * LONG):
         guest.frame(HOST, ipv4.PROTOCOL_UDP, datagram(number(victim), payload))
         assert heard(victim) == payload
     for _ in range(3):
-        guest.frame(HOST, ipv4.PROTOCOL_UDP, datagram(number(victim), b"4"), mac=other)
+        guest.frame(HOST, ipv4.PROTOCOL_UDP, datagram(number(victim), b"4" * LONG), mac=other)
         assert heard(victim) == b""
     assert guest.destinations.counters == Refusals(refused_by_rule=3)
     guest.close()
 
 
 def test_guests_by_their_addresses(loop: ManualLoop, victim: socket.socket) -> None:
-    one, two = (socket.inet_aton(f"192.168.127.{n}") for n in (2, 3))
-    guest = Guest(loop, rules=[Rule(False, guests=(IPv4Network(two),))])
-    for source, expected in ((one, b"x"), (two, b""), (one, b"x")):
-        guest.frame(HOST, ipv4.PROTOCOL_UDP, datagram(number(victim)), source=source)
+    other = socket.inet_aton("192.168.127.3")
+    guest = Guest(loop, rules=[Rule(False, guests=(IPv4Network(other),))])
+    for source, expected in ((GUEST, b"x"), (other, b""), (GUEST, b"x")):
+        question = datagram(number(victim), source=source)
+        guest.frame(HOST, ipv4.PROTOCOL_UDP, question, source=source)
         assert heard(victim) == expected
     guest.close()
 
