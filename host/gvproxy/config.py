@@ -19,6 +19,7 @@ from gvproxy import listening
 from gvproxy.errors import ConfigError
 from gvproxy.limits import Limits
 from gvproxy.listening import Dialect, Interface
+from gvproxy.rules import Rule, wrong_nat
 from taplink.endpoint import Endpoint
 
 DEFAULT_MTU = 1500
@@ -134,7 +135,8 @@ class Config:
     of whoever wants to hear of guests.  `vpnkit_macs` are addresses by the VM's UUID.
 
     `search_domains` is None where the host's resolv.conf decides.  `nat` maps addresses inside
-    the virtual network to what is dialled for them outside.  `virtual_ips` answer ARP and ping as
+    the virtual network to what is dialled for them outside.  Of the rules `destinations` the first
+    that matches decides.  `virtual_ips` answer ARP and ping as
     the gateway does.  `connect_timeout` and `keepalive` are in seconds; the latter may be infinite.
     `limits` are those of each guest and of all together.
     `state_dir` is where leases and what the API is told outlast the daemon.
@@ -164,6 +166,7 @@ class Config:
     zones: tuple[Zone, ...]
     search_domains: tuple[str, ...] | None
     nat: Mapping[IPv4Address, IPv4Address]
+    destinations: tuple[Rule, ...]
     virtual_ips: frozenset[IPv4Address]
     static_leases: Mapping[IPv4Address, bytes]
     vpnkit_macs: Mapping[str, bytes]
@@ -206,6 +209,7 @@ def configure(
     zones: Sequence[Zone] | None = None,
     search_domains: Sequence[str] | None = None,
     nat: Mapping[IPv4Address, IPv4Address] | None = None,
+    destinations: Sequence[Rule] = (),
     virtual_ips: Collection[IPv4Address] | None = None,
     static_leases: Mapping[IPv4Address, bytes] | None = None,
     vpnkit_macs: Mapping[str, bytes] | None = None,
@@ -238,6 +242,9 @@ def configure(
     for address in virtual - {host}:
         if not _is_host(address, network) or address in (gateway, device):
             raise ConfigError(f"gatewayVirtualIPs {address} is no free address of {network}")
+    wrong = wrong_nat(nat or {}, link_local=ec2_metadata)
+    if wrong:
+        raise ConfigError(wrong)
     leases = {device: DEVICE_MAC} if static_leases is None else static_leases
     _check_leases(leases, network, virtual | {gateway, host})
     dialects = {
@@ -278,6 +285,7 @@ def configure(
         zones=PROFILES[profile](gateway, device, host) if zones is None else tuple(zones),
         search_domains=None if search_domains is None else tuple(search_domains),
         nat={host: LOOPBACK} if nat is None else nat,
+        destinations=tuple(destinations),
         virtual_ips=virtual,
         static_leases=leases,
         vpnkit_macs=VPNKIT_MACS if vpnkit_macs is None else vpnkit_macs,

@@ -18,6 +18,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from gvproxy.config import Forward, Record, SshForward, Zone, check_pattern
 from gvproxy.errors import ConfigError
 from gvproxy.limits import Limit, Limits
+from gvproxy.rules import Network, Protocol, Rule, read_destination, read_network, read_ports
 from taplink.text import one_line, reason
 
 T = TypeVar("T")
@@ -46,6 +47,11 @@ class Settings:
         """Have an error speak of the file's keys, but for settings that came from elsewhere."""
         names = dict(self._sources[name] for name in self._sources.keys() - set(besides))
         return _WORD.sub(lambda word: names.get(word[0], word[0]), error)
+
+
+def _read_mac(text: str) -> bytes | None:
+    text = text.lower()
+    return bytes.fromhex(re.sub("[:-]", "", text)) if _MAC.fullmatch(text) else None
 
 
 @dataclass(frozen=True)
@@ -103,10 +109,11 @@ class _Value:
         return address
 
     def mac(self) -> bytes:
-        text = self.text().lower()
-        if not _MAC.fullmatch(text):
+        mac = _read_mac(self.text())
+        if mac is None:
+            text = self.text().lower()
             raise self.error(f"must be a MAC address such as 5a:94:ef:e4:0c:ee, not {text!r}")
-        return bytes.fromhex(re.sub("[:-]", "", text))
+        return mac
 
     def items(self) -> list["_Value"]:
         if not isinstance(self.node, SequenceNode):
@@ -115,6 +122,18 @@ class _Value:
             _Value(self.file, f"{self.path}[{number}]", node)
             for number, node in enumerate(self.node.value)
         ]
+
+    def one_or_more(self, read: Callable[[str], T]) -> tuple[T, ...]:
+        """Return what `read` makes of a text or of each of a list; it raises ValueError."""
+        found = []
+        for one in self.items() if isinstance(self.node, SequenceNode) else [self]:
+            try:
+                found.append(read(one.text()))
+            except ValueError as error:
+                raise one.error(str(error)) from None
+        if not found:
+            raise self.error("must not be empty")
+        return tuple(found)
 
     def texts(self) -> list[str]:
         return [one.text() for one in self.items()]
@@ -202,6 +221,50 @@ def _nat(value: _Value) -> dict[IPv4Address, IPv4Address]:
     return {guest: host.ipv4() for guest, host in value.pairs(_Value.ipv4).items()}
 
 
+def _destinations(value: _Value) -> tuple[Rule, ...]:
+    return tuple(_rule(one) for one in value.items())
+
+
+def _rule(value: _Value) -> Rule:
+    keys = _known(value, {"allow", "deny", "ports", "protocols", "guests"})
+    actions = keys.keys() & {"allow", "deny"}
+    if len(actions) != 1:
+        raise value.error("needs either allow or deny")
+    (action,) = actions
+    networks = keys[action].one_or_more(read_destination)
+    ports = keys["ports"].one_or_more(read_ports) if "ports" in keys else ()
+    protocols = frozenset(keys["protocols"].one_or_more(_protocol) if "protocols" in keys else ())
+    if ports and protocols == {Protocol.ICMP}:
+        raise keys["ports"].error("cannot be given for icmp, which has none")
+    guests = keys["guests"].one_or_more(_guest) if "guests" in keys else ()
+    return Rule(
+        allow=action == "allow",
+        networks=() if () in networks else tuple(one for some in networks for one in some),
+        ports=ports,
+        protocols=protocols,
+        guests=tuple(one for one in guests if not isinstance(one, bytes)),
+        macs=frozenset(one for one in guests if isinstance(one, bytes)),
+        where=value.where,
+    )
+
+
+def _protocol(text: str) -> Protocol:
+    try:
+        return Protocol(text)
+    except ValueError:
+        raise ValueError(f"must be one of {', '.join(Protocol)}, not {text!r}") from None
+
+
+def _guest(text: str) -> Network | bytes:
+    """Read a guest's address, network or MAC address."""
+    try:
+        return _read_mac(text) or read_network(text)
+    except ValueError:
+        raise ValueError(
+            f"must be an IP address, a network or a MAC address, not {text!r}"
+        ) from None
+
+
 def _static_leases(value: _Value) -> dict[IPv4Address, bytes]:
     return {address: mac.mac() for address, mac in value.pairs(_Value.ipv4).items()}
 
@@ -254,7 +317,8 @@ _STACK: Mapping[str, tuple[str, str, _Read]] = {
     "dns": ("zones", "", _zones),
     "dnsSearchDomains": ("search_domains", "", _Value.texts),
     "forwards": ("forwards", "", _forwards),
-    "nat": ("nat", "", _nat),
+    "nat": ("nat", "nat", _nat),
+    "destinations": ("destinations", "", _destinations),
     "gatewayVirtualIPs": ("virtual_ips", "gatewayVirtualIPs", _virtual_ips),
     "dhcpStaticLeases": ("static_leases", "dhcpStaticLeases", _static_leases),
     "vpnKitUUIDMacAddresses": ("vpnkit_macs", "", _macs_by_uuid),

@@ -166,7 +166,9 @@ class Daemon:
             wake=self._wake,
             quotas=quotas,
         )
-        destinations = Destinations(config.nat, network, link_local=config.ec2_metadata)
+        destinations = self._destinations = Destinations(
+            config.nat, network, link_local=config.ec2_metadata, rules=config.destinations
+        )
         self.network = VirtualNetwork(self.stack, loop)
         self._tcp = TcpFlows(self.stack, loop, destinations, config.connect_timeout, rest)
         self._udp = UdpFlows(self.stack, loop, destinations, quotas.udp_mappings)
@@ -284,6 +286,7 @@ class Daemon:
                 sock = bound.enter_context(endpoint.listen(where))
             except EndpointError as error:
                 raise StartError(f"{flag}: {error}") from error
+            self._destinations.protect(sock)
             if where.path:
                 self._sockets[where.path] = endpoint.identity(where.path)
             log.info("listening at %s (%s)", where, flag)
@@ -291,6 +294,7 @@ class Daemon:
         return serve
 
     def _serve_inherited(self, inherited: Inherited) -> None:
+        self._destinations.protect(inherited.sock)
         if inherited.dialect is not None:
             self._interfaces.serve(inherited.dialect, inherited.sock, str(inherited))
         elif inherited.name == activation.SERVICES:
@@ -432,6 +436,7 @@ class Daemon:
                 "DNS": self._dns.counters,
                 "DNSCache": self._dns.cache.counters,
                 "Resolver": self._resolver.counters,
+                "Destinations": self._destinations.counters,
             },
             self._quotas.uses | self._guests.uses | {"tcp_buffers": connections.buffered},
         )

@@ -12,6 +12,7 @@ from gvproxy.activation import Inherited, sockets
 from gvproxy.config import configure
 from gvproxy.daemon import Daemon
 from gvproxy.errors import ConfigError
+from gvproxy.rules import Protocol
 
 
 def inherit(monkeypatch: pytest.MonkeyPatch, sock: socket.socket, name: str) -> Inherited:
@@ -75,3 +76,24 @@ def test_a_socket_of_another_type_has_a_name(monkeypatch: pytest.MonkeyPatch, na
         inherit(monkeypatch, sock, name)
     shown = name or f"{activation.FIRST}"
     assert str(caught.value).startswith(f"systemd's socket {shown} is of another type")
+
+
+@pytest.mark.parametrize("name", ["", "services", "qemu"])
+def test_no_guest_reaches_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as sock:
+        port = sock.getsockname()[1]
+        inherited = inherit(monkeypatch, sock, name)
+    loopback, guest = map(socket.inet_aton, ("192.168.127.254", "192.168.127.2"))
+
+    async def live() -> None:
+        config = configure(ssh_port=-1, activated=True)
+        daemon = Daemon(config, asyncio.get_running_loop(), [inherited])
+        resolve = daemon._destinations.resolve
+        try:
+            await daemon.start()
+            assert resolve(Protocol.TCP, loopback, port, guest, bytes(6), 0.0) is None
+            assert resolve(Protocol.TCP, loopback, port ^ 1, guest, bytes(6), 0.0) == "127.0.0.1"
+        finally:
+            await daemon.close()
+
+    asyncio.run(live())

@@ -219,6 +219,7 @@ def test_a_guest_is_shown(run: Callable[..., None], path: Path) -> None:
                 "DNS",
                 "DNSCache",
                 "Resolver",
+                "Destinations",
             }
         while daemon.stack.switch.ports:
             await asyncio.sleep(0)

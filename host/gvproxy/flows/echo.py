@@ -8,11 +8,12 @@ import logging
 import socket
 from asyncio import AbstractEventLoop
 
-from gvproxy.flows.destinations import Destinations
+from gvproxy.flows.destinations import NO_PORT, Destinations
 from gvproxy.flows.mapping import READS_PER_WAKEUP, Mapping
 from gvproxy.flows.runs import MAX_DATAGRAM
 from gvproxy.flows.table import MappingTable
 from gvproxy.limits import Quota
+from gvproxy.rules import Protocol
 from gvproxy.stack.ip import EchoRequest, Ip
 from gvproxy.stack.port import Station
 from gvproxy.stack.stack import Stack
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 IDLE_TIMEOUT = 60.0  # seconds; RFC 5508 REQ-1
 SWEEP_INTERVAL = 10.0
 
+Key = tuple[bytes, bytes, int]
+"""A guest's MAC address, address and identifier."""
+
 
 class EchoFlows:
     """All ping sessions of a stack."""
@@ -30,9 +34,7 @@ class EchoFlows:
     def __init__(
         self, stack: Stack, loop: AbstractEventLoop, destinations: Destinations, quota: Quota
     ) -> None:
-        self.sessions: MappingTable[tuple[bytes, int], EchoSession] = MappingTable(
-            loop, quota, SWEEP_INTERVAL
-        )
+        self.sessions: MappingTable[Key, EchoSession] = MappingTable(loop, quota, SWEEP_INTERVAL)
         self._stack = stack
         self._loop = loop
         self._destinations = destinations
@@ -41,11 +43,14 @@ class EchoFlows:
 
     def _forward(self, request: EchoRequest, now: float) -> None:
         packet = request.packet
-        host = self._destinations.resolve(packet.destination)
+        mac, source = packet.station.mac, packet.source
+        host = self._destinations.resolve(
+            Protocol.ICMP, packet.destination, NO_PORT, source, mac, now
+        )
         if host is None:
             self._stack.ip.send_unreachable(packet, icmp.ADMIN_PROHIBITED)
             return
-        key = packet.source, request.identifier
+        key = mac, source, request.identifier
         session = self.sessions.use(key, now)
         if session is None:
             try:
@@ -74,14 +79,12 @@ class EchoSession(Mapping):
 
     __slots__ = ("_guest", "_identifier")
 
-    def __init__(
-        self, loop: AbstractEventLoop, ip: Ip, station: Station, key: tuple[bytes, int]
-    ) -> None:
+    def __init__(self, loop: AbstractEventLoop, ip: Ip, station: Station, key: Key) -> None:
         sock = socket.socket(
             socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP
         )
         super().__init__(loop, ip, station, sock, IDLE_TIMEOUT)
-        self._guest, self._identifier = key
+        _, self._guest, self._identifier = key
 
     def send(self, request: EchoRequest, host: str) -> None:
         """Send a guest's ping to `host`; the kernel puts its own identifier in."""

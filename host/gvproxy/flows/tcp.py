@@ -25,6 +25,7 @@ from gvproxy.complaint import Complaint
 from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.hangups import HangUps
 from gvproxy.flows.unreachable import code_for
+from gvproxy.rules import Protocol
 from gvproxy.stack.path import TcpPath
 from gvproxy.stack.stack import Stack
 from gvproxy.tcp import calls
@@ -70,7 +71,11 @@ class TcpFlows:
         stack.connections.forward = self._forward
 
     def _forward(self, connection: Connection, path: TcpPath, now: float) -> None:
-        host = self._destinations.resolve(path.address)
+        station = path.station
+        assert station is not None  # whose SYN it was
+        host = self._destinations.resolve(
+            Protocol.TCP, path.address, path.port, path.guest, station.mac, now
+        )
         if host is None:
             self.stack.connections.unreachable(connection, icmp.ADMIN_PROHIBITED, now)
         else:

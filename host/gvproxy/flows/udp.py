@@ -17,6 +17,7 @@ from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.mapping import READS_PER_WAKEUP, Mapping
 from gvproxy.flows.table import MappingTable
 from gvproxy.limits import Quota
+from gvproxy.rules import Protocol
 from gvproxy.stack.port import Station
 from gvproxy.stack.sessions import Run, pieces
 from gvproxy.stack.stack import Stack
@@ -28,8 +29,8 @@ log = logging.getLogger(__name__)
 IDLE_TIMEOUT = 300.0  # seconds; RFC 4787 REQ-5: five minutes by default, two at least
 SWEEP_INTERVAL = 10.0
 
-Key = tuple[bytes, int]
-"""A guest's address and port."""
+Key = tuple[bytes, bytes, int]
+"""A guest's MAC address, address and port: whoever borrows its address gets none of its replies."""
 
 
 class Peer(NamedTuple):
@@ -58,12 +59,15 @@ class UdpFlows:
 
     def _forward(self, datagram: Datagram, now: float) -> None:
         packet = datagram.packet
-        host = self._destinations.resolve(packet.destination)
+        mac, source = packet.station.mac, packet.source
+        host = self._destinations.resolve(
+            Protocol.UDP, packet.destination, datagram.port, source, mac, now
+        )
         if host is None:
             self._stack.ip.send_unreachable(packet, icmp.ADMIN_PROHIBITED)
             return
         peer = Peer((host, datagram.port), packet.destination)
-        key = packet.source, datagram.source_port
+        key = mac, source, datagram.source_port
         known = self.mappings.use(key, now) is not None
         self._send(key, peer, packet.station, [datagram.payload], len(datagram.payload), now)
         if known:  # who asks one question, from a port of its own, has no use for it
@@ -99,7 +103,7 @@ class UdpMapping(Mapping):
         runs.enable(sock)
         super().__init__(loop, stack_udp.ip, station, sock, IDLE_TIMEOUT)
         self._udp = stack_udp
-        self._guest, self._port = key
+        _, self._guest, self._port = key
 
     def send(self, run: Run, size: int, peer: Peer, station: Station) -> None:
         """Send a guest's datagrams of `size` bytes, of which the last may be smaller."""

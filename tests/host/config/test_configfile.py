@@ -2,7 +2,7 @@
 
 import logging
 import re
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from gvproxy import cli, configfile
 from gvproxy.config import Config, Forward, Record, SshForward, Zone, configure
 from gvproxy.errors import ConfigError
 from gvproxy.limits import Limit, Limits
+from gvproxy.rules import Protocol, Rule
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "config.md"
 
@@ -87,6 +88,12 @@ def ip(text: str) -> IPv4Address:
             {"nat": {ip("192.168.127.254"): ip("127.0.0.9")}},
         ),
         ("stack: {nat: {}}", {"nat": {}}),
+        (
+            "stack: {nat: {10.9.9.9: 169.254.1.1}}\nec2-metadata-access: true",
+            {"nat": {ip("10.9.9.9"): ip("169.254.1.1")}, "ec2_metadata": True},
+        ),
+        ("stack: {destinations: }", {}),
+        ("stack: {destinations: []}", {}),
         ("stack: {gatewayVirtualIPs: [192.168.127.7]}", {"virtual_ips": [ip("192.168.127.7")]}),
         (
             "stack: {dhcpStaticLeases: {192.168.127.8: '02:00:00:00:00:01'}}",
@@ -176,6 +183,60 @@ def test_every_key(path: Path, text: str, settings: dict[str, Any]) -> None:
             "stack: {nat: {here: 1.1.1.1}}",
             "stack.nat.here @1 must be an IP address, not 'here'",
         ),
+        (
+            "stack: {nat: {10.9.9.9: 169.254.169.254}}",
+            "stack.nat @1 10.9.9.9 leads to 169.254.169.254, which takes -ec2-metadata-access",
+        ),
+        (
+            "stack: {nat: {10.9.9.9: 0.0.0.0}}",
+            "stack.nat @1 10.9.9.9 leads to 0.0.0.0, which is no address of a host",
+        ),
+        ("stack: {nat: {10.9.9.9: 255.255.255.255}}", "which is no address of a host"),
+        ("stack: {nat: {10.9.9.9: 224.0.0.251}}", "which is no address of a host"),
+        ("stack: {destinations: {deny: any}}", "stack.destinations @1 must be a list"),
+        ("stack: {destinations: [any]}", "stack.destinations[0] @1 must be a mapping"),
+        (
+            "stack:\n  destinations:\n  - deny: any\n  - ports: 1",
+            "stack.destinations[1] @4 needs either allow or deny",
+        ),
+        ("stack: {destinations: [{deny: }]}", "[0] @1 needs either allow or deny"),
+        (
+            "stack: {destinations: [{allow: any, deny: any}]}",
+            "stack.destinations[0] @1 needs either allow or deny",
+        ),
+        ("stack: {destinations: [{deny: any, to: a}]}", "destinations[0].to @1 is no known key"),
+        ("stack: {destinations: [{deny: []}]}", "destinations[0].deny @1 must not be empty"),
+        (
+            "stack: {destinations: [{deny: [any, 10.0.0.0/33]}]}",
+            "stack.destinations[0].deny[1] @1 must be an IP address or network, not '10.0.0.0/33'",
+        ),
+        ("stack: {destinations: [{deny: host}]}", "address or network, not 'host'"),
+        ("stack: {destinations: [{deny: fe80::1%a}]}", "address or network, not 'fe80::1%a'"),
+        (
+            "stack: {destinations: [{allow: 10.0.0.5/8}]}",
+            "must be a network such as 10.0.0.0/8, not '10.0.0.5/8'",
+        ),
+        (
+            "stack: {destinations: [{deny: any, ports: [1, 9-8]}]}",
+            "ports[1] @1 must be a port or a range such as 8000-8100, not '9-8'",
+        ),
+        ("stack: {destinations: [{deny: any, ports: 65536}]}", "a port or a range"),
+        ("stack: {destinations: [{deny: any, ports: 1-}]}", "a port or a range"),
+        ("stack: {destinations: [{deny: any, ports: -1}]}", "a port or a range"),
+        ("stack: {destinations: [{deny: any, ports: ²}]}", "a port or a range"),
+        ("stack: {destinations: [{deny: any, ports: []}]}", "ports @1 must not be empty"),
+        (
+            "stack: {destinations: [{deny: any, protocols: [tcp, sctp]}]}",
+            "protocols[1] @1 must be one of tcp, udp, icmp, not 'sctp'",
+        ),
+        (
+            "stack: {destinations: [{deny: any, ports: 1, protocols: icmp}]}",
+            "ports @1 cannot be given for icmp, which has none",
+        ),
+        (
+            "stack: {destinations: [{deny: any, guests: 5a:94}]}",
+            "guests @1 must be an IP address, a network or a MAC address, not '5a:94'",
+        ),
         ("stack: {dns: [{records: []}]}", "stack.dns[0] @1 needs a name"),
         ("stack: {dns: [{name: a, records: [{name: b}]}]}", "records[0] @1 needs an ip"),
         ("stack: {dns: [{name: a, records: [{ip: 1.1.1.1}]}]}", "and a name or a regexp"),
@@ -264,6 +325,33 @@ def test_every_refusal_names_the_key_and_its_line(path: Path, text: str | bytes,
     error = str(caught.value)
     assert re.sub(r"@(\d)", f"({path} line \\1)", said).replace("FILE", str(path)) in error
     assert "\n" not in error
+
+
+def test_rules_in_their_order(path: Path) -> None:
+    text = """\
+stack:
+  destinations:
+    - deny: 10.0.0.0/8
+    - allow: [10.0.0.5, "::ffff:10.0.0.0/104", fd00::/8]
+      ports: [443, 8000-8100]
+      protocols: [tcp, udp]
+      guests: [192.168.127.3, 192.168.127.128/25, 5A-94-EF-E4-0C-EE, 52:54:00:12:34:56]
+    - deny: [any, 10.0.0.5]
+"""
+    first, second, third = parse(path, text).destinations
+    assert first == Rule(
+        False, (IPv4Network("10.0.0.0/8"),), where=f"stack.destinations[0] ({path} line 3)"
+    )
+    assert second == Rule(
+        True,
+        (IPv4Network("10.0.0.5"), IPv4Network("10.0.0.0/8"), IPv6Network("fd00::/8")),
+        (range(443, 444), range(8000, 8101)),
+        frozenset({Protocol.TCP, Protocol.UDP}),
+        (IPv4Network("192.168.127.3"), IPv4Network("192.168.127.128/25")),
+        frozenset({bytes.fromhex("5a94efe40cee"), bytes.fromhex("525400123456")}),
+        where=f"stack.destinations[1] ({path} line 4)",
+    )
+    assert third == Rule(False, where=f"stack.destinations[2] ({path} line 8)")
 
 
 def test_the_command_line_overrides(path: Path) -> None:

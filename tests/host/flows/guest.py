@@ -6,6 +6,7 @@ makes of it is shown by tests/system.
 
 import errno
 import socket
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 from gvproxy.flows.destinations import Destinations
@@ -13,6 +14,7 @@ from gvproxy.flows.echo import EchoFlows
 from gvproxy.flows.tcp import TcpFlows
 from gvproxy.flows.udp import UdpFlows
 from gvproxy.limits import Limits, Quotas
+from gvproxy.rules import Rule
 from gvproxy.stack.ip import Packet
 from gvproxy.stack.port import StackConfig
 from gvproxy.stack.stack import Stack
@@ -20,6 +22,8 @@ from gvproxy.stack.udp import Datagram
 from gvproxy.tcp import calls
 from gvproxy.tcp.connection import Connection
 from gvproxy.tcp.states import End
+from gvproxy.wire import ethernet, ipv4
+from gvproxy.wire.checksum import checksum, ones_sum
 from taplink.vnet import Offload
 from tests.manual_loop import ManualLoop
 
@@ -27,6 +31,7 @@ GATEWAY, GUEST, HOST, OUTSIDE, METADATA = map(
     socket.inet_aton,
     ("192.168.127.1", "192.168.127.2", "192.168.127.254", "192.0.2.1", "169.254.169.254"),
 )
+GATEWAY_MAC, MAC = b"\x02\0\0\0\0\1", b"\x02\0\0\0\0\2"
 CONNECT_TIMEOUT = 60.0
 _ALL = int(Offload.CSUM | Offload.TSO4 | Offload.USO4)
 
@@ -113,30 +118,41 @@ class Guest:
     """A guest, the host's stack and its flows; `unreachable` has the ICMP errors it was sent."""
 
     def __init__(
-        self, loop: ManualLoop, *, tcp_limit: int = 4096, limits: Limits | None = None
+        self,
+        loop: ManualLoop,
+        *,
+        tcp_limit: int = 4096,
+        limits: Limits | None = None,
+        nat: Mapping[str, str] | None = None,
+        rules: Sequence[Rule] = (),
     ) -> None:
         self.loop = loop
         self.quotas = Quotas(limits)
-        self.host = self._stack(GATEWAY, b"\x02\0\0\0\0\1", 0xFFFFFF00, self.quotas)
-        self.stack = self._stack(GUEST, b"\x02\0\0\0\0\2", 0)
+        self.host = self._stack(GATEWAY, GATEWAY_MAC, 0xFFFFFF00, self.quotas)
+        self.stack = self._stack(GUEST, MAC, 0)
         here, there = Cable(loop, self.host), Cable(loop, self.stack)
+        self._here = here
         here.other, there.other = there, here
         self.stack.attach(here)
         self.host.attach(there)
         self.host_port = there
-        self.gateway = self.stack.switch.learn(b"\x02\0\0\0\0\1", here, loop.now)
+        self.gateway = self.stack.switch.learn(GATEWAY_MAC, here, loop.now)
         assert self.gateway is not None
         for address in (GATEWAY, HOST, OUTSIDE, METADATA):
             self.stack.neighbours.learn(address, self.gateway, loop.now)
-        station = self.host.switch.learn(b"\x02\0\0\0\0\2", there, loop.now)
+        station = self.host.switch.learn(MAC, there, loop.now)
         assert station is not None
         self.station = station
         self.host.neighbours.learn(GUEST, station, loop.now)
         self.unreachable: list[tuple[bytes, int, bytes]] = []
         self.echoes: list[tuple[bytes, bytes]] = []
         self.stack.ip.protocols[1] = self._icmp
-        nat = {IPv4Address("192.168.127.254"): IPv4Address("127.0.0.1")}
-        destinations = Destinations(nat, IPv4Network("192.168.127.0/24"))
+        table = {"192.168.127.254": "127.0.0.1"} | dict(nat or {})
+        destinations = self.destinations = Destinations(
+            {IPv4Address(one): IPv4Address(other) for one, other in table.items()},
+            IPv4Network("192.168.127.0/24"),
+            rules=rules,
+        )
         as_loop = loop.as_loop()
         self.tcp = TcpFlows(self.host, as_loop, destinations, CONNECT_TIMEOUT, tcp_limit)
         self.udp = UdpFlows(self.host, as_loop, destinations, self.quotas.udp_mappings)
@@ -162,6 +178,38 @@ class Guest:
     def ip(self, destination: bytes, protocol: int, payload: bytes) -> None:
         assert self.gateway is not None
         self.stack.ip.send(self.gateway, GUEST, destination, protocol, payload)
+
+    def frame(
+        self,
+        destination: bytes,
+        protocol: int,
+        payload: bytes,
+        *,
+        mac: bytes = MAC,
+        source: bytes = GUEST,
+        fragment: int = 0,
+        options: bytes = b"",
+    ) -> None:
+        """Have the gateway take a packet that no kernel makes; all fragments are of one."""
+        header = ipv4.build_header(
+            source, destination, protocol, len(options) + len(payload), fragment=fragment
+        )
+        if options:
+            header = bytes((header[0] + len(options) // 4,)) + header[1:10] + bytes(2) + header[12:]
+            total = ones_sum(header + options, ipv4.SIZE + len(options))
+            header = header[:10] + checksum(total).to_bytes(2, "big") + header[12:] + options
+        eth = ethernet.HEADER.pack(GATEWAY_MAC, mac, ethernet.TYPE_IPV4)
+        frame = memoryview(bytes(12) + eth + header + payload)
+        self.host.receive(self.host_port, [frame], self.loop.now)
+        self.loop.run()
+
+    def plug_in_again(self) -> None:
+        """Come back through another port, after the link was lost."""
+        self.host.detach(self.host_port, self.loop.now)
+        there = Cable(self.loop, self.stack)
+        there.other, self._here.other = self._here, there
+        self.host.attach(there)
+        self.host_port = there
 
     def send_to(self, destination: bytes, port: int, payload: bytes, source_port: int) -> None:
         assert self.gateway is not None

@@ -16,11 +16,12 @@ from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.errqueue import NetworkError
 from gvproxy.flows.udp import UdpFlows, UdpMapping
 from gvproxy.limits import Limit, Limits, Quotas
-from gvproxy.wire import icmp
+from gvproxy.wire import icmp, ipv4
+from gvproxy.wire import udp as udp_header
 from taplink import vnet
 from tests.manual_loop import ManualLoop
 
-from .guest import GUEST, HOST, METADATA, OUTSIDE, Guest
+from .guest import GUEST, HOST, MAC, METADATA, OUTSIDE, Guest
 
 PORT = 5000
 
@@ -69,6 +70,41 @@ def test_one_socket_whomever_the_guest_talks_to(guest: Guest) -> None:
         assert len(guest.udp.mappings) == 2
 
 
+def test_a_borrowed_address_gets_none_of_the_replies(guest: Guest, peer: socket.socket) -> None:
+    """Another guest sends with the address and port of a flow: it has a flow of its own."""
+    got = guest.bind(PORT)
+    for sender in (MAC, b"\x02\0\0\0\0\3"):
+        guest.frame(HOST, ipv4.PROTOCOL_UDP, datagram(peer, b"x"), mac=sender)
+    _, own = peer.recvfrom(10)
+    _, borrowed = peer.recvfrom(10)
+    assert own != borrowed
+    peer.sendto(b"to another MAC address", borrowed)
+    peer.sendto(b"reply", own)
+    guest.loop.until(lambda: got)
+    guest.loop.run()
+    assert [payload for _, _, payload in got] == [b"reply"]
+
+
+def test_a_guest_keeps_its_flow_at_another_port(guest: Guest, peer: socket.socket) -> None:
+    """Its link was lost, and it is back: replies come through the new one."""
+    got = guest.bind(PORT)
+    guest.send_to(HOST, number(peer), b"x", PORT)
+    guest.loop.run()
+    _, source = peer.recvfrom(10)
+    guest.plug_in_again()
+    guest.send_to(HOST, number(peer), b"x", PORT)
+    guest.loop.run()
+    assert peer.recvfrom(10)[1] == source
+    peer.sendto(b"reply", source)
+    guest.loop.until(lambda: got)
+    assert len(guest.udp.mappings) == 1
+
+
+def datagram(peer: socket.socket, payload: bytes) -> bytes:
+    """Return a datagram from the guest's port to the peer's, without a checksum."""
+    return udp_header.HEADER.pack(PORT, number(peer), udp_header.SIZE + len(payload), 0) + payload
+
+
 def test_only_addresses_the_guest_has_sent_to_get_in(guest: Guest, peer: socket.socket) -> None:
     """REQ-8, address-dependent: another port of the same host does."""
     got = guest.bind(PORT)
@@ -86,7 +122,7 @@ def test_an_address_is_called_as_the_guest_calls_it_now(
     guest: Guest, peer: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     got = guest.bind(PORT)
-    monkeypatch.setattr(Destinations, "resolve", lambda self, address: "127.0.0.1")
+    monkeypatch.setattr(Destinations, "resolve", lambda *_: "127.0.0.1")
     for address in (HOST, OUTSIDE):
         guest.send_to(address, number(peer), b"x", PORT)
         guest.loop.run()
@@ -100,7 +136,7 @@ def test_peers_of_a_mapping_are_bounded(
 ) -> None:
     monkeypatch.setattr(mapping_module, "MAX_PEERS", 2)
     hosts = iter(["127.0.0.1", "127.0.0.2", "127.0.0.3"])
-    monkeypatch.setattr(Destinations, "resolve", lambda self, address: next(hosts))
+    monkeypatch.setattr(Destinations, "resolve", lambda *_: next(hosts))
     got = guest.bind(PORT)
     for _ in range(3):
         guest.send_to(HOST, number(peer), b"x", PORT)
@@ -416,11 +452,8 @@ def test_a_full_table_ends_what_was_unused_for_longest(
         guest.send_to(HOST, number(peer), b"x", port)
         loop.run()
         loop.now += 0.1
-    assert [port for (queue,) in [guest.udp.mappings._queues.values()] for _, port in queue] == [
-        1,
-        4,
-        5,
-    ]
+    (used,) = guest.udp.mappings._queues.values()
+    assert [port for *_, port in used] == [1, 4, 5]
     assert guest.quotas.udp_mappings.refused == 2
     assert len(loop.readers) == 3
     guest.close()
@@ -433,10 +466,10 @@ def test_a_guests_mappings_make_room_for_its_own(loop: ManualLoop, peer: socket.
     guest.send_to(HOST, number(peer), b"x", 1)
     loop.run()
     for port in range(20):
-        entry = UdpMapping(loop.as_loop(), guest.host.udp, guest.station, (OUTSIDE, port))
-        mappings.add((OUTSIDE, port), entry, loop.now, "greedy")
+        entry = UdpMapping(loop.as_loop(), guest.host.udp, guest.station, (MAC, OUTSIDE, port))
+        mappings.add((MAC, OUTSIDE, port), entry, loop.now, "greedy")
     assert guest.quotas.udp_mappings.held("greedy") == 4
-    assert mappings.use((GUEST, 1), loop.now) is not None
+    assert mappings.use((MAC, GUEST, 1), loop.now) is not None
     guest.close()
     assert guest.quotas.udp_mappings.used == 0
 
