@@ -15,6 +15,8 @@ User = Callable[[int], bytes | None]
 
 MAX_LEASES = 1024
 """As many as the switch has places for stations."""
+MAX_LEASES_OF_ONE = 64
+"""Of one guest: a subnet of 256 addresses is four times as many."""
 
 
 @dataclass(slots=True)
@@ -22,7 +24,8 @@ class Lease:
     """One binding; `key` is None for an address found in use by somebody unknown.
 
     `bound` tells a lease from an offer that nobody has asked for yet.  `expires` is in seconds.
-    `name` is what the client calls itself, in lower case, and empty where it does not say.
+    `name` is what the client calls itself, in lower case, and empty where it does not say.  `guest`
+    is the number of the port that it was made for, where that is known.
     """
 
     address: int
@@ -31,6 +34,7 @@ class Lease:
     expires: float
     bound: bool
     name: str = ""
+    guest: int | None = None
 
     def in_force(self, now: float) -> bool:
         """Tell whether a client has the address."""
@@ -57,7 +61,7 @@ class LeaseTable:
         self._reserved = reserved
         self._static = static
         self._user = user
-        self._owned = frozenset(static.values())
+        self._owned = {address: mac for mac, address in static.items()}
         # All addresses before this one are taken, seen in use, or not to be leased.
         self._next = self._first
         self._by_address: dict[int, Lease] = {}
@@ -131,6 +135,18 @@ class LeaseTable:
         if lease is None or self.find_name(lease.name, now) is not lease:
             return ""
         return lease.name
+
+    def owner(self, address: int, now: float) -> bytes | None:
+        """Return the MAC address that has an address by a lease in force, or by a static one."""
+        lease = self._by_address.get(address)
+        if lease is not None and lease.in_force(now):
+            return lease.mac
+        return self._owned.get(address)
+
+    def is_full(self, guest: int, now: float) -> bool:
+        """Tell whether a guest has all the bindings that one may have."""
+        held = sum(one.guest == guest and one.expires > now for one in self._by_address.values())
+        return held >= MAX_LEASES_OF_ONE
 
     def bound(self, now: float) -> Iterator[Lease]:
         """Go through the leases that are in force."""
