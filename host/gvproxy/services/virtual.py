@@ -17,10 +17,11 @@ def serve_dhcp(stack: Stack, server: DhcpServer) -> None:
     gateway, send = stack.config.gateway, stack.udp.send
 
     def handle(datagram: Datagram, now: float) -> None:
-        reply = server.handle(bytes(datagram.payload), now=now)
+        station = datagram.packet.station
+        sender = None if stack.guard is None else station
+        reply = server.handle(bytes(datagram.payload), now=now, sender=sender)
         if reply is not None:
             payload, destination, mac = reply
-            station = datagram.packet.station
             ports = dhcp.SERVER_PORT, dhcp.CLIENT_PORT
             send(station, gateway, ports[0], destination, ports[1], payload, mac=mac)
 

@@ -22,9 +22,10 @@ ALL = Offload.CSUM | Offload.TSO4 | Offload.TSO6
 VALID = vnet.HEADER.pack(vnet.F_DATA_VALID, 0, 0, 0, 0, 0, 0)
 
 
-def config(mtu: int = 1500, *, mask: int = 0xFFFFFF00) -> StackConfig:
+def config(mtu: int = 1500, *, mask: int = 0xFFFFFF00, source_checks: bool = True) -> StackConfig:
     network = int.from_bytes(GATEWAY, "big") & mask
-    return StackConfig(GATEWAY_MAC, GATEWAY, network, mask, frozenset({GATEWAY, VIRTUAL}), mtu)
+    owned = frozenset({GATEWAY, VIRTUAL})
+    return StackConfig(GATEWAY_MAC, GATEWAY, network, mask, owned, mtu, source_checks=source_checks)
 
 
 class Port:
@@ -63,10 +64,12 @@ class Bench:
         header: bool | None = None,
         mtu: int = 1500,
         mask: int = 0xFFFFFF00,
+        source_checks: bool = True,
     ) -> None:
         self.now = 1000.0
         self.wakes: list[float] = []
-        self.stack = Stack(config(mtu, mask=mask), secret=bytes(32), wake=self.wakes.append)
+        settings = config(mtu, mask=mask, source_checks=source_checks)
+        self.stack = Stack(settings, secret=bytes(32), wake=self.wakes.append)
         self.counters = self.stack.counters
         self.port = self.attach(offload, header=header)
 
