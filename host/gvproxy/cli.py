@@ -209,6 +209,11 @@ def make_parser() -> flags.Parser:
     ):
         add(f"--forward-{flag}", action="append", metavar="TEXT", help=what)
     parser.add_switch(
+        "--source-checks",
+        "refuse frames of guests with another's MAC or IP address (default true)",
+        dest="source_checks",
+    )
+    parser.add_switch(
         "--ec2-metadata-access",
         "let guests reach 169.254.0.0/16 and with it the cloud's metadata",
         dest="ec2_metadata",

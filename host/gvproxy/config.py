@@ -139,7 +139,8 @@ class Config:
     that matches decides.  `virtual_ips` answer ARP and ping as
     the gateway does.  `connect_timeout` and `keepalive` are in seconds; the latter may be infinite.
     `limits` are those of each guest and of all together.
-    `state_dir` is where leases and what the API is told outlast the daemon.
+    `state_dir` is where leases and what the API is told outlast the daemon.  `source_checks` keep
+    guests from sending as others.
     """
 
     listen: tuple[Endpoint, ...]
@@ -162,6 +163,7 @@ class Config:
     pcap: Path | None
     notification: Path | None
     state_dir: Path | None
+    source_checks: bool
     ec2_metadata: bool
     zones: tuple[Zone, ...]
     search_domains: tuple[str, ...] | None
@@ -204,6 +206,7 @@ def configure(
     pcap: str | None = None,
     notification: str | None = None,
     state_dir: str | None = None,
+    source_checks: bool = True,
     ec2_metadata: bool = False,
     profile: str = DEFAULT_PROFILE,
     zones: Sequence[Zone] | None = None,
@@ -280,6 +283,7 @@ def configure(
         pid_file=Path(pid_file) if pid_file else None,
         pcap=Path(pcap) if pcap else None,
         state_dir=Path(state_dir) if state_dir else None,
+        source_checks=source_checks,
         notification=listening.read_notification(notification) if notification else None,
         ec2_metadata=ec2_metadata,
         zones=PROFILES[profile](gateway, device, host) if zones is None else tuple(zones),

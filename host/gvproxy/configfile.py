@@ -322,6 +322,7 @@ _STACK: Mapping[str, tuple[str, str, _Read]] = {
     "gatewayVirtualIPs": ("virtual_ips", "gatewayVirtualIPs", _virtual_ips),
     "dhcpStaticLeases": ("static_leases", "dhcpStaticLeases", _static_leases),
     "vpnKitUUIDMacAddresses": ("vpnkit_macs", "", _macs_by_uuid),
+    "source-checks": ("source_checks", "-source-checks", _Value.boolean),
     "ec2MetadataAccess": ("ec2_metadata", "-ec2-metadata-access", _Value.boolean),
 }
 _TOP: Mapping[str, tuple[str, str, _Read]] = {

@@ -161,6 +161,8 @@ class Daemon:
                 owned=frozenset(ip.packed for ip in owned),
                 mtu=config.mtu,
                 keepalive=config.keepalive,
+                reserved=frozenset(ip.packed for ip in (config.host_ip, *config.nat)),
+                source_checks=config.source_checks,
             ),
             secret=token_bytes(32),
             wake=self._wake,
@@ -179,9 +181,13 @@ class Daemon:
         self._dhcp = DhcpServer(
             config,
             resolv_conf.search if search is None else lambda _: search,
-            lambda address: self.stack.neighbours.user(address.to_bytes(4, "big")),
+            lambda address: self.stack.user(address.to_bytes(4, "big")),
             quotas.dhcp_leases,
         )
+        if self.stack.guard is not None:
+            self.stack.guard.binding = self._dhcp.owner
+            self._dhcp.granted = self.stack.guard.granted
+            self._dhcp.is_there = self.stack.guard.is_there
         hosts = HostsFile(destinations.loopback)
         names = LocalNames(Zones(config.zones), self._dhcp, hosts, config.gateway_ip, network)
         self._dns = DnsServer(names, self._resolver)

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -19,9 +19,9 @@ STREAMS = ["connect", "qemu", "vpnkit"]
 
 
 @contextlib.contextmanager
-def listening(world: World, *names: str) -> Iterator[Gvproxy]:
+def listening(world: World, *names: str, flags: Sequence[str] = ()) -> Iterator[Gvproxy]:
     """Run gvproxy with listeners for some dialects."""
-    gvproxy = Gvproxy(world.folder, world.host, *dialects.flags(world.folder, *names))
+    gvproxy = Gvproxy(world.folder, world.host, *dialects.flags(world.folder, *names), *flags)
     try:
         gvproxy.process.wait_for("is ready")
         yield gvproxy
@@ -103,7 +103,7 @@ def test_a_guest_of_a_program_with_others(world: World) -> None:
 
 def test_all_together(world: World) -> None:
     with (
-        listening(world, "qemu", "vfkit") as gvproxy,
+        listening(world, "qemu", "vfkit", flags=["-source-checks=false"]) as gvproxy,
         make_guest(world, gvproxy, "guest", "-mac", "02:00:00:00:00:07") as (machine, _),
         come(world, "vfkit") as first,
         come(world, "qemu") as second,

@@ -9,7 +9,7 @@ import logging
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from gvproxy.complaint import Complaint
 from gvproxy.config import Config
 from gvproxy.limits import Quota
 from gvproxy.services.leases import Lease, LeaseTable, User
-from gvproxy.stack.port import Port
+from gvproxy.stack.port import Port, Station
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,9 @@ _MAX_SEARCH = 240
 """Bytes of option 119, so that a reply fits the 576 bytes every client takes (RFC 2131 §2)."""
 _MIN_SIZE = 300
 """Older relays and clients drop shorter messages (RFC 1542 §2.1)."""
+
+_MAX_OPTION = 255
+"""Bytes of an option (RFC 2132 §2)."""
 
 _OPTION_FQDN = 81
 _FQDN_ENCODED = 0x04
@@ -73,6 +76,7 @@ class Counters:
 
     malformed: int = 0
     ignored: int = 0
+    spoofed: int = 0
     offers: int = 0
     acks: int = 0
     naks: int = 0
@@ -119,18 +123,30 @@ class DhcpServer:
         self._granted = Complaint(log, logging.INFO, GRANTS_LOGGED)
         self._exhausted = Complaint(log)
         self._declined = Complaint(log)
+        self._spoofed = Complaint(log)
         self._refused = Complaint(log)
         self.changed: Callable[[], None] = lambda: None
         """Called when a lease has been given, prolonged or given back."""
+        self.granted: Callable[[bytes, bytes], None] = lambda address, mac: None
+        """Called with each lease's IP and MAC address."""
+        self.is_there: Callable[[bytes], bool] = lambda mac: False
+        """Tells whether the guest with a MAC address is attached: what is its own then stays so."""
 
-    def handle(self, message: bytes, *, now: float, guest: Port | None = None) -> Reply | None:
+    def handle(self, message: bytes, *, now: float, sender: Station | None = None) -> Reply | None:
         """Take a datagram's payload and return the reply to it, if it gets one.
 
-        `now` is in seconds, `guest` whose it is.  Whatever the message holds, nothing is raised.
+        `now` is in seconds.  A message in another's name than the `sender`'s is refused where
+        sources are checked.  Whatever the message holds, nothing is raised.
         """
         try:
-            request = _parse(message, guest)
+            request = _parse(message)
             log.debug("DHCP %s from %s", _kind(request.kind), _name(request))
+            if sender is not None:
+                if self._config.source_checks and request.mac != sender.mac:
+                    self._refuse(request, sender, now)
+                    return None
+                request.guest = sender.port
+            request.key = self._key(request, now)
             match request.kind:
                 case dhcp.DHCPDISCOVER:
                     return self._discover(request, now)
@@ -168,6 +184,10 @@ class DhcpServer:
         self._table.put(lease, now)
         return True
 
+    def owner(self, address: bytes, now: float) -> bytes | None:
+        """Return the MAC address that an address is leased to."""
+        return self._table.owner(int.from_bytes(address, "big"), now)
+
     def address_of(self, name: str, *, now: float) -> IPv4Address | None:
         """Return the address of the guest that calls itself so, in lower case."""
         lease = self._table.find_name(name, now)
@@ -176,6 +196,24 @@ class DhcpServer:
     def name_of(self, address: IPv4Address, *, now: float) -> str:
         """Return what the guest at an address calls itself, empty where that is not known."""
         return self._table.name_at(int(address), now)
+
+    def _refuse(self, request: _Message, sender: Station, now: float) -> None:
+        self.counters.spoofed += 1
+        text = "DHCP for %s from %s (guest %d) is refused: one may ask for oneself alone"
+        self._spoofed.make(now, text, _name(request), sender.mac.hex(":"), sender.port.number)
+
+    def _key(self, request: _Message, now: float) -> bytes:
+        """Return what a client is known by: its identifier, unless a guest that is there has it.
+
+        Clones of one VM all have the same, and anybody can learn another's.
+        """
+        # Longer than any identifier, so nobody can have it as one.
+        own = request.key.ljust(_MAX_OPTION, b"\0") + request.mac
+        if self._table.find(own) is not None:
+            return own
+        lease = self._table.find(request.key)
+        taken = lease is not None and lease.mac != request.mac and lease.expires > now
+        return own if taken and lease is not None and self.is_there(lease.mac) else request.key
 
     def _discover(self, request: _Message, now: float) -> Reply | None:
         address = self._table.choose(
@@ -188,10 +226,8 @@ class DhcpServer:
             return None
         lease = self._table.find(request.key)
         if lease is None or lease.address != address or lease.expires <= now:
-            offer = Lease(
-                address, request.key, request.mac, now + OFFER_TIME, False, guest=request.guest
-            )
-            self._table.put(offer, now)
+            expires = now + OFFER_TIME
+            self._table.put(self._lease(request, address, expires, bound=False), now)
         self.counters.offers += 1
         return self._reply(request, dhcp.DHCPOFFER, address, now)
 
@@ -217,14 +253,15 @@ class DhcpServer:
         lease = self._table.find(request.key)
         if lease is None or lease.address != address or not lease.bound:
             self._granted.make(now, "%s has %s", _name(request), IPv4Address(address))
-        expires = now + LEASE_TIME
-        granted = Lease(
-            address, request.key, request.mac, expires, True, request.name, request.guest
-        )
-        self._table.put(granted, now)
+        self._table.put(self._lease(request, address, now + LEASE_TIME, bound=True), now)
+        self.granted(address.to_bytes(4, "big"), request.mac)
         self.changed()
         self.counters.acks += 1
         return self._reply(request, dhcp.DHCPACK, address, now)
+
+    def _lease(self, request: _Message, address: int, expires: float, *, bound: bool) -> Lease:
+        name = request.name if bound else ""
+        return Lease(address, request.key, request.mac, expires, bound, name, request.guest)
 
     def _inform(self, request: _Message, now: float) -> Reply:
         """Tell the settings to a host that has an address of its own (RFC 2131 §4.3.5)."""
@@ -233,9 +270,16 @@ class DhcpServer:
         self.counters.acks += 1
         return self._reply(request, dhcp.DHCPACK, 0, now)
 
-    def _release(self, request: _Message, now: float) -> None:
+    def _own(self, request: _Message, address: int) -> Lease | None:
+        """Return the client's lease of an address, where this server gave it that."""
         lease = self._table.find(request.key)
-        if request.server != self._server or lease is None or lease.address != request.ciaddr:
+        if lease is None or (lease.address, lease.mac) != (address, request.mac):
+            return None
+        return lease if request.server == self._server else None
+
+    def _release(self, request: _Message, now: float) -> None:
+        lease = self._own(request, request.ciaddr)
+        if lease is None:
             self.counters.ignored += 1
             return
         lease.expires = now
@@ -244,15 +288,13 @@ class DhcpServer:
 
     def _decline(self, request: _Message, now: float) -> None:
         """Take an address out of use that somebody else has (RFC 2131 §4.3.3)."""
-        lease = self._table.find(request.key)
-        if request.server != self._server or lease is None or lease.address != request.requested:
+        lease = self._own(request, request.requested)
+        if lease is None:
             self.counters.ignored += 1
             return
         address = IPv4Address(request.requested)
         self._declined.make(now, "%s found %s in use by another", _name(request), address)
-        declined = Lease(
-            lease.address, None, lease.mac, now + DECLINE_TIME, False, guest=request.guest
-        )
+        declined = replace(lease, key=None, expires=now + DECLINE_TIME, bound=False, name="")
         self._table.put(declined, now)
         self.counters.declines += 1
 
@@ -329,7 +371,7 @@ def encode_search(domains: Sequence[str]) -> bytes:
     return encoded
 
 
-def _parse(message: bytes, guest: Port | None) -> _Message:
+def _parse(message: bytes) -> _Message:
     """Read a client's message; raises _Malformed."""
     try:
         packet = dhcp.DHCP(message)
@@ -361,7 +403,7 @@ def _parse(message: bytes, guest: Port | None) -> _Message:
         requested=_address(options.get(dhcp.DHCP_OPT_REQ_IP)),
         server=_address(options.get(dhcp.DHCP_OPT_SERVER_ID)),
         name=_host_name(options),
-        guest=guest,
+        guest=None,
     )
 
 

@@ -22,7 +22,8 @@ class Lease:
     """One binding; `key` is None for an address found in use by somebody unknown.
 
     `bound` tells a lease from an offer that nobody has asked for yet.  `expires` is in seconds.
-    `name` is what the client calls itself, in lower case, and empty where it does not say.
+    `name` is what the client calls itself, in lower case, and empty where it does not say.  `guest`
+    is the number of the port that it was made for, where that is known.
     """
 
     address: int
@@ -61,7 +62,7 @@ class LeaseTable:
         self._static = static
         self._user = user
         self._quota = quota
-        self._owned = frozenset(static.values())
+        self._owned = {address: mac for mac, address in static.items()}
         # All addresses before this one are taken, seen in use, or not to be leased.
         self._next = self._first
         self._by_address: dict[int, Lease] = {}
@@ -147,6 +148,13 @@ class LeaseTable:
         if lease is None or self.find_name(lease.name, now) is not lease:
             return ""
         return lease.name
+
+    def owner(self, address: int, now: float) -> bytes | None:
+        """Return the MAC address that has an address by a lease in force, or by a static one."""
+        lease = self._by_address.get(address)
+        if lease is not None and lease.in_force(now):
+            return lease.mac
+        return self._owned.get(address)
 
     def bound(self, now: float) -> Iterator[Lease]:
         """Go through the leases that are in force."""

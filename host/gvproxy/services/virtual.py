@@ -17,10 +17,10 @@ def serve_dhcp(stack: Stack, server: DhcpServer) -> None:
     gateway, send = stack.config.gateway, stack.udp.send
 
     def handle(datagram: Datagram, now: float) -> None:
-        reply = server.handle(bytes(datagram.payload), now=now, guest=datagram.packet.station.port)
+        station = datagram.packet.station
+        reply = server.handle(bytes(datagram.payload), now=now, sender=station)
         if reply is not None:
             payload, destination, mac = reply
-            station = datagram.packet.station
             ports = dhcp.SERVER_PORT, dhcp.CLIENT_PORT
             send(station, gateway, ports[0], destination, ports[1], payload, mac=mac)
 

@@ -40,6 +40,8 @@ class Station:
     mac: bytes
     port: Port
     seen: float  # seconds
+    asked: float = -inf
+    """When it was last asked whether it is there, because another has its MAC address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,14 @@ class StackConfig:
     mtu: int = 1500
     keepalive: float = inf
     """Seconds a guest may be silent on a TCP connection until it is asked."""
+    reserved: frozenset[bytes] = frozenset()
+    """Addresses beside `owned` that no guest may have."""
+    source_checks: bool = True
+    """Whether guests are kept from sending as others (`sourceguard`)."""
+
+    def in_subnet(self, address: bytes) -> bool:
+        """Tell whether an address belongs to the virtual network."""
+        return int.from_bytes(address, "big") & self.mask == self.network
 
     def is_guest(self, address: bytes) -> bool:
         """Tell whether a guest may have an address: one of a host in the subnet, and not ours.
@@ -84,6 +94,9 @@ class StackCounters:
     unknown_protocol: int = 0
     oversized: int = 0
     stations_refused: int = 0
+    macs_spoofed: int = 0
+    addresses_spoofed: int = 0
+    dhcp_servers_refused: int = 0
     floods_refused: int = 0
     neighbours_refused: int = 0
     arp_requests: int = 0

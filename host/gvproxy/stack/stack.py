@@ -20,6 +20,7 @@ from gvproxy.stack.ip import FRAGMENTED, Ip
 from gvproxy.stack.neighbours import Neighbours
 from gvproxy.stack.path import TcpPath
 from gvproxy.stack.port import Port, StackConfig, StackCounters
+from gvproxy.stack.sourceguard import SourceGuard
 from gvproxy.stack.switch import Switch
 from gvproxy.stack.udp import Udp
 from gvproxy.tcp.input import Segment, segment_arrives
@@ -54,6 +55,10 @@ class Stack:
         self.config = config
         self.counters = StackCounters()
         self.switch = Switch(config.mtu, self.counters, quotas.macs)
+        self.guard: SourceGuard | None = None
+        if config.source_checks:
+            self.guard = SourceGuard(config, self.switch, self.counters)
+            self.switch.may_move = self.guard.may_move
         self.neighbours = Neighbours(config, self.switch, self.counters, quotas.neighbours)
         self.ip = Ip(config, self.counters, self.neighbours, quotas.fragmented_packets)
         self.udp = Udp(config, self.counters, self.ip, quotas.udp_sessions)
@@ -68,7 +73,13 @@ class Stack:
     def detach(self, port: Port, now: float) -> None:
         """Let a port go.  Its stations and connections stay: their guest may come back."""
         self.switch.detach(port)
+        if self.guard is not None:
+            self.guard.detach(port)
         self.port_ready(port, now)
+
+    def user(self, address: bytes) -> bytes | None:
+        """Return the MAC address of the guest that has `address` and is there."""
+        return (self.guard or self.neighbours).user(address)
 
     def port_ready(self, port: Port, now: float) -> None:
         """Let connections send that waited for the port's queue to empty."""
@@ -160,13 +171,22 @@ class Stack:
             self.counters.malformed += 1
             return
         destination, source, kind = ethernet.HEADER.unpack_from(frame, offset)
+        guard = self.guard
         if ethernet.is_multicast(source) or source == self.config.mac:
-            self.counters.malformed += 1
+            if guard is not None and source == self.config.mac:
+                text = "%s is the gateway's MAC address: frames of guest %d with it are refused"
+                guard.refuse_mac(now, text, ethernet.format_mac(source), port.number)
+            else:
+                self.counters.malformed += 1
             return
         station = self.switch.learn(source, port, now)
         if station is None:
             return
         to_us = destination == self.config.mac
+        if guard is not None and not guard.permits(
+            station, frame, offset + ethernet.SIZE, kind, to_us, now
+        ):
+            return
         if not to_us:
             self.switch.forward(port, frame, now)
         if to_us or ethernet.is_multicast(destination):

@@ -32,6 +32,8 @@ class Switch:
         self.stations: dict[bytes, Station] = {}
         self.appeared: Callable[[bytes, Port], None] = lambda mac, port: None
         """Called with a MAC address that is new, or behind another port than before."""
+        self.may_move: Callable[[Station, Port, float], bool] = self._says_that_it_moves
+        """Asked whether a station whose port is attached may appear behind another."""
         self._largest = ethernet.SIZE + _VLAN_TAG + mtu
         self._counters = counters
         self._numbers = count()
@@ -81,15 +83,19 @@ class Switch:
             station = self.stations[mac] = Station(mac, port, now)
             self.appeared(mac, port)
         elif station.port is not port:
-            if station.port.attached:  # else its guest has come back
-                text = "%s moved to port %d"
-                self._moved.make(now, text, ethernet.format_mac(mac), port.number)
+            if station.port.attached and not self.may_move(station, port, now):
+                return None  # else its guest has come back
             self._quota.give(station.port)
             self._quota.hold(port)
             station.port = port
             self.appeared(mac, port)
         station.seen = now
         return station
+
+    def _says_that_it_moves(self, station: Station, port: Port, now: float) -> bool:
+        text = "%s moved to port %d"
+        self._moved.make(now, text, ethernet.format_mac(station.mac), port.number)
+        return True
 
     def _age(self, now: float) -> None:
         for station in list(self.stations.values()):

@@ -56,7 +56,7 @@ def test_every_flag_reaches_the_config() -> None:
     argv = f"-listen {urls[0]} -listen={urls[1]} -subnet 10.0.0.0/24 -gatewayIP 10.0.0.9"
     argv += " -deviceIP 10.0.0.8 -hostIP 10.0.0.7 -log-file /tmp/log -pid-file /tmp/pid"
     argv += " -services unix:///tmp/api.sock -pcap /tmp/pcap -notification unix:///tmp/n.sock"
-    argv += " -ec2-metadata-access"
+    argv += " -ec2-metadata-access -source-checks=false"
     assert cli.parse(argv.split()) == configure(
         listen=urls,
         subnet="10.0.0.0/24",
@@ -69,6 +69,7 @@ def test_every_flag_reaches_the_config() -> None:
         pcap="/tmp/pcap",
         notification="/tmp/n.sock",
         ec2_metadata=True,
+        source_checks=False,
     )
 
 

@@ -52,6 +52,8 @@ def ip(text: str) -> IPv4Address:
         ("interfaces: {vpnkit: '', qemu: , bess: ''}\nforwards: []", {}),
         ("stack: {debug: true}", {"debug": True}),
         ("stack: {capture-file: /a}", {"pcap": "/a"}),
+        ("stack: {source-checks: false}", {"source_checks": False}),
+        ("stack: {source-checks: true}", {}),
         ("stack: {mtu: 4000}", {"mtu": 4000}),
         ("stack: {subnet: 10.0.0.0/24}", {"subnet": "10.0.0.0/24"}),
         ("stack: {gatewayIP: 192.168.127.9}", {"gateway_ip": "192.168.127.9"}),

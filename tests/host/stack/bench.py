@@ -23,9 +23,10 @@ ALL = Offload.CSUM | Offload.TSO4 | Offload.TSO6
 VALID = vnet.HEADER.pack(vnet.F_DATA_VALID, 0, 0, 0, 0, 0, 0)
 
 
-def config(mtu: int = 1500, *, mask: int = 0xFFFFFF00) -> StackConfig:
+def config(mtu: int = 1500, *, mask: int = 0xFFFFFF00, source_checks: bool = True) -> StackConfig:
     network = int.from_bytes(GATEWAY, "big") & mask
-    return StackConfig(GATEWAY_MAC, GATEWAY, network, mask, frozenset({GATEWAY, VIRTUAL}), mtu)
+    owned = frozenset({GATEWAY, VIRTUAL})
+    return StackConfig(GATEWAY_MAC, GATEWAY, network, mask, owned, mtu, source_checks=source_checks)
 
 
 class Port:
@@ -65,12 +66,13 @@ class Bench:
         mtu: int = 1500,
         mask: int = 0xFFFFFF00,
         limits: Limits | None = None,
+        source_checks: bool = True,
     ) -> None:
         self.quotas = Quotas(limits)
         self.now = 1000.0
         self.wakes: list[float] = []
         self.stack = Stack(
-            config(mtu, mask=mask),
+            config(mtu, mask=mask, source_checks=source_checks),
             secret=bytes(32),
             wake=self.wakes.append,
             quotas=self.quotas,

@@ -117,7 +117,7 @@ def test_broadcasts_teach_nothing_but_arp() -> None:
     "fields", [{"hrd": 6}, {"pro": 0x86DD}, {"hln": 8}, {"pln": 16}, {"sha": OTHER_MAC}]
 )
 def test_what_is_no_arp_for_ipv4_on_ethernet_is_malformed(fields: dict[str, object]) -> None:
-    bench = Bench()
+    bench = Bench(source_checks=False)
     assert bench.give(arp(GATEWAY, **fields)) == []  # type: ignore[arg-type]
     assert bench.counters.malformed == 1
     assert len(bench.stack.neighbours) == 0
@@ -161,7 +161,7 @@ def test_one_that_is_known_already_is_told_of_at_once() -> None:
 
 def test_one_whose_link_has_ended_is_asked_for() -> None:
     """Another had its MAC address meanwhile, and left: only an answer tells where it is."""
-    bench, asked = Bench(), Asked()
+    bench, asked = Bench(source_checks=False), Asked()
     there = bench.attach()
     bench.meet()
     bench.meet(port=there)

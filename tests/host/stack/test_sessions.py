@@ -238,9 +238,12 @@ def test_a_wrong_checksum_is_counted() -> None:
 def test_a_guest_that_moves_takes_its_sessions_along() -> None:
     bench, outside = met()
     there = bench.attach(ALL)
+    bench.stack.detach(bench.port, bench.now)
     bench.give(echo(), port=there)
     bench.give(out(bytes(100)), port=there, meta=VALID)
     assert outside.runs == [([100], 100)]
+    bench.stack.detach(there, bench.now)
+    bench.stack.attach(bench.port)
     bench.give(out(bytes(100)), meta=VALID)  # and back again: the long way, which learns it
     assert outside.long == [bytes(100)]
 

@@ -34,9 +34,11 @@ from .bench import (
 TRANSPORT = ethernet.SIZE + 20
 
 
-def pair(here: Offload = Offload.NONE, there: Offload = Offload.NONE) -> tuple[Bench, Port]:
+def pair(
+    here: Offload = Offload.NONE, there: Offload = Offload.NONE, *, source_checks: bool = True
+) -> tuple[Bench, Port]:
     """Return two guests who know of each other."""
-    bench = Bench(here)
+    bench = Bench(here, source_checks=source_checks)
     other = bench.attach(there)
     bench.give(arp(OTHER))
     bench.give(arp(GUEST, sender=OTHER, mac=OTHER_MAC), port=other)
@@ -114,14 +116,17 @@ def test_the_gateway_and_groups_send_nothing() -> None:
     bench, other = pair()
     for mac in (GATEWAY_MAC, ethernet.BROADCAST, b"\x01\0\x5e\0\0\1"):
         bench.give(udp(mac=mac, to=OTHER_MAC))
-    assert bench.counters.malformed == 3
+    assert (bench.counters.macs_spoofed, bench.counters.malformed) == (1, 2)
     assert other.take() == []
     assert set(bench.stack.switch.stations) == {MAC, OTHER_MAC}
 
 
-def test_a_station_moves_with_its_guest() -> None:
-    bench, other = pair()
+@pytest.mark.parametrize("source_checks", [True, False])
+def test_a_station_moves_with_its_guest(source_checks: bool) -> None:
+    bench, other = pair(source_checks=source_checks)
     third = bench.attach()
+    if source_checks:
+        bench.stack.detach(other, bench.now)
     bench.give(arp(GUEST, sender=OTHER, mac=OTHER_MAC), port=third)
     other.take()
     bench.port.take()
@@ -137,6 +142,7 @@ def test_whoever_appears_behind_a_port_is_told_of() -> None:
     told: list[tuple[bytes, int]] = []
     bench.stack.switch.appeared = lambda mac, port: told.append((mac, port.number))
     bench.give(arp(GUEST), arp(GUEST))
+    bench.stack.detach(bench.port, bench.now)
     bench.give(arp(GUEST), port=other)
     assert told == [(MAC, 0), (MAC, 1)]
 
@@ -225,7 +231,7 @@ def test_who_moves_is_counted_where_it_is() -> None:
 def test_who_comes_back_through_another_port_is_no_news(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    bench, other = pair()
+    bench, other = pair(source_checks=False)
     third = bench.attach()
     bench.give(arp(GUEST, sender=OTHER, mac=OTHER_MAC), port=third)
     assert caplog.messages == ["5a:94:ef:e4:0c:ef moved to port 2"]
