@@ -9,6 +9,7 @@ It does not change the user, and makes no namespaces: that is for whoever starts
 """
 
 import contextlib
+import ctypes.util
 import logging
 import os
 import sys
@@ -76,12 +77,19 @@ def confine(rules: Iterable[Rule]) -> Explain:
             apply()
             there.append(name)
     if there:
+        # It starts ldconfig and compilers.  asyncssh, when it is loaded, asks for libraries that it
+        # does without.
+        ctypes.util.find_library = _find_no_library
         there.insert(0, "no_new_privs")  # which each of them sets
     parts = [", ".join(part) for part in (there, missing) if part]
     log.info("sandbox: %s", "; ".join(parts))
     if "Landlock" not in there:
         return unconfined
     return lambda path, use: files.explain(rules, Path(path), use)
+
+
+def _find_no_library(name: str) -> str | None:
+    return None
 
 
 @contextlib.contextmanager

@@ -27,12 +27,14 @@ def capabilities() -> Callable[[], None]:
         from pyprctl import Cap, CapState
 
     def apply() -> None:
-        kept = {Cap.NET_BIND_SERVICE} & CapState.get_current().permitted
+        has = CapState.get_current()
+        kept = {Cap.NET_BIND_SERVICE} & has.permitted
         if pyprctl.cap_ambient_supported():
             pyprctl.cap_ambient_clear_all()
         with suppress(PermissionError):  # who has no CAP_SETPCAP can't gain any, either
             pyprctl.capbset.limit(*kept)
-        CapState(effective=kept, permitted=kept, inheritable=set()).set_current()
+        if has.permitted | has.inheritable:  # else systemd may have forbidden the call
+            CapState(effective=kept, permitted=kept, inheritable=set()).set_current()
         pyprctl.set_no_new_privs()
         # Also against programs of core_pattern (core(5)), for which the limit means nothing.
         pyprctl.set_dumpable(False)

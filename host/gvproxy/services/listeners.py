@@ -63,7 +63,7 @@ class Listeners:
             async with asyncio.timeout(KEY_TIMEOUT):  # a passphrase costs a second of CPU
                 return await background.call(lambda: _read_key(remote))
         except BadRemoteError as error:
-            raise BadRemoteError(f"{error}{self.explain(remote.key, Use.READ)}") from None
+            raise BadRemoteError(self._explained(error, remote.key, Use.READ)) from None
         except TimeoutError:
             raise BadRemoteError(f"key {remote.key} cannot be read: no answer") from None
         except background.TooManyError as error:
@@ -105,7 +105,14 @@ class Listeners:
         try:
             return _UnixListener(self._loop, path, take, closed)
         except ListenError as error:
-            raise ListenError(f"{error}{self.explain(path, Use.SOCKETS)}") from error
+            raise ListenError(self._explained(error, path, Use.SOCKETS)) from error
+
+    def _explained(self, error: Exception, path: str, use: Use) -> str:
+        """Return an error's text, with what the sandbox has to do with it."""
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, PermissionError):
+            cause = cause.__cause__
+        return str(error) if cause is None else f"{error}{self.explain(path, use)}"
 
     def _open_tunnel(self, path: str, remote: SshRemote, key: "SSHKey | None") -> Listener:
         from gvproxy.services.sshtunnel import SshTunnel  # loaded by `prepare`, in another thread
