@@ -45,8 +45,7 @@ from gvproxy.process import (
     raise_descriptor_limit,
     resident_bytes,
 )
-from gvproxy.sandbox import Explain, files
-from gvproxy.sandbox.files import Rule
+from gvproxy.sandbox import Explain
 from gvproxy.services import dns
 from gvproxy.services.dhcp import DhcpServer
 from gvproxy.services.dns import DnsServer
@@ -210,7 +209,7 @@ class Daemon:
         self._desk = Reception(loop, {"/tunnel": self._take_tunnel}, self._take_http)
         self.deserted: Callable[[], None] = lambda: None
         """Called when nobody is there any more, and nobody can come."""
-        self.confine: Callable[[Sequence[Rule]], Explain] = lambda rules: sandbox.unconfined
+        self.confine: Callable[[Config], Explain] = lambda config: sandbox.unconfined
         """Called when all is open that takes rights, and before guests come."""
         self._own: list[GuestPort | None] = []  # guests that we were started with
         self._guests = Guests(self.stack, loop, self._guest_left, limits)
@@ -252,7 +251,7 @@ class Daemon:
             self._held.enter_context(pid_file(self._config.pid_file))
             if self._config.pcap is not None:
                 self._guests.capture = Capture(self._config.pcap, self._loop)
-            self._listeners.explain = self.confine(files.rules(self._config))
+            self._listeners.explain = self.confine(self._config)
             bound.pop_all()
         # From here on nothing is waited for, so the first frame comes when all of it is there.
         for begin in serve:

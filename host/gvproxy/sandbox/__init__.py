@@ -14,11 +14,12 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gvproxy.config import Config
 from gvproxy.sandbox import calls, files, rights
-from gvproxy.sandbox.files import Rule, Use
+from gvproxy.sandbox.files import Use
 from gvproxy.sandbox.missing import MissingError
 from taplink.text import reason
 
@@ -48,10 +49,10 @@ def unconfined(path: str, use: Use) -> str:
     return ""
 
 
-def confine(rules: Iterable[Rule]) -> Explain:
+def confine(config: Config) -> Explain:
     """Give up what is not needed, for the rest of the process's life, and log what that was.
 
-    Files can be used as the `rules` say.
+    `files.rules` says which files can be used; raises StartError.
     """
     if sys.platform != "linux":
         log.info("sandbox: none on this system")
@@ -59,7 +60,7 @@ def confine(rules: Iterable[Rule]) -> Explain:
     if os.geteuid() == 0:
         log.info("gvproxy does not need to be root: an ordinary user is enough")
     _wait_for_threads()
-    rules = list(rules)
+    rules = files.rules(config)
     layers: dict[str, Callable[[], Callable[[], None]]] = {
         "capabilities": rights.capabilities,
         "Landlock": lambda: files.landlock(rules),

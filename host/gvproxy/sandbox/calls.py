@@ -36,9 +36,9 @@ _ALLOWED = """
 
     brk madvise membarrier memfd_create mincore mlock mmap mmap2 mprotect mremap munlock munmap
 
-    exit exit_group futex futex_time64 futex_waitv get_robust_list gettid restart_syscall rseq
-    rt_sigaction rt_sigpending rt_sigprocmask rt_sigreturn rt_sigtimedwait sched_getaffinity
-    sched_yield set_robust_list set_tid_address sigaltstack sigreturn
+    arch_prctl exit exit_group futex futex_time64 futex_waitv get_robust_list gettid restart_syscall
+    rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigreturn rt_sigtimedwait
+    sched_getaffinity sched_yield set_robust_list set_tid_address sigaltstack sigreturn
 
     capget clock_getres clock_getres_time64 clock_gettime clock_gettime64 getcpu getegid geteuid
     getgid getgroups getitimer getpgrp getpid getppid getrandom getresgid getresuid getrlimit
@@ -94,22 +94,23 @@ def no_rings() -> Callable[[], None]:
 
     To be applied before there is a loop: what it has by then it goes on using.
     """
-    seccomp = _library()
-    return partial(_load, _filter(seccomp, seccomp.ALLOW, ()))
+    with library("libseccomp"):
+        seccomp = _library()
+        return partial(_load, _filter(seccomp, seccomp.ALLOW, ()))
 
 
 def seccomp() -> Callable[[], None]:
     """Return what allows the calls of `rules` only, for all threads; raises MissingError."""
-    seccomp = _library()
-    return partial(_load, _filter(seccomp, seccomp.ERRNO(errno.EPERM), rules()))
+    with library("libseccomp"):
+        seccomp = _library()
+        return partial(_load, _filter(seccomp, seccomp.ERRNO(errno.EPERM), rules()))
 
 
 def _library() -> Any:
-    with library("libseccomp"):
-        try:
-            import seccomp
-        except ImportError:
-            import pyseccomp as seccomp
+    try:
+        import seccomp
+    except ImportError:
+        import pyseccomp as seccomp
     return seccomp
 
 

@@ -8,7 +8,6 @@ and to listen, is the daemon's work.
 
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -72,7 +71,7 @@ def rules(config: Config) -> list[Rule]:
     found = [Rule(path, Use.READ) for path in (*map(Path, _SYSTEM), *_code(), *_targets())]
     found.append(Rule(Path(os.devnull), Use.READ | Use.WRITE))
     for folder in config.allow_paths:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise StartError(f"-allow-path {folder}: there is no such folder")
         found.append(Rule(folder, Use.READ | PUBLISH))
     found += (Rule(folder, PUBLISH) for folder in _published(config))
@@ -110,7 +109,10 @@ def _published(config: Config) -> list[Path]:
     folders = [Path(path).absolute().parent for path in paths]
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     user = f"/run/user/{os.getuid()}"
-    return [*folders, *map(Path, ("/tmp", tempfile.gettempdir(), user, runtime or user))]
+    return [
+        *folders,
+        *map(Path, ("/tmp", os.environ.get("TMPDIR") or "/tmp", user, runtime or user)),
+    ]
 
 
 def explain(rules: Iterable[Rule], path: Path, use: Use) -> str:
@@ -144,7 +146,7 @@ def landlock(rules: Iterable[Rule]) -> Callable[[], None]:
         _pinned.append(os.open("/proc/self", os.O_PATH | os.O_CLOEXEC))
     for rule in rules:
         access = reduce(or_, (right for use, right in rights.items() if use in rule.use))
-        if not rule.path.is_dir():
+        if not os.path.isdir(rule.path):
             access &= of_files
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             ruleset.allow_path(rule.path, access)

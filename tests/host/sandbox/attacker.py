@@ -21,7 +21,6 @@ from pathlib import Path
 
 from gvproxy import sandbox
 from gvproxy.config import configure
-from gvproxy.sandbox import files
 from gvproxy.sandbox.files import Use
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -133,7 +132,7 @@ def main(outside: Path, opened: Path, *names: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = configure(listen=["tcp://127.0.0.1:1"], allow_paths=[str(opened)])
     sandbox.prepare(drop=True)
-    explain = sandbox.confine(files.rules(config))
+    explain = sandbox.confine(config)
     assert names or status()["Seccomp"] == "2", "mounts and the like are for those who cannot"
     results = {}
     known = attempts(outside, opened)
