@@ -214,6 +214,20 @@ def make_parser() -> flags.Parser:
         dest="source_checks",
     )
     parser.add_switch(
+        "--drop-privileges",
+        "once it runs, give up what gvproxy does not need, as far as the system knows how to: "
+        "capabilities, other programs, system calls, files; -drop-privileges=false keeps them "
+        "(default true)",
+    )
+    add(
+        "--allow-path",
+        dest="allow_paths",
+        action="append",
+        metavar="DIR",
+        help="keep access to DIR, for keys and unix sockets that the API is told of later; may be "
+        "given more than once",
+    )
+    parser.add_switch(
         "--ec2-metadata-access",
         "let guests reach 169.254.0.0/16 and with it the cloud's metadata",
         dest="ec2_metadata",

@@ -140,7 +140,8 @@ class Config:
     the gateway does.  `connect_timeout` and `keepalive` are in seconds; the latter may be infinite.
     `limits` are those of each guest and of all together.
     `state_dir` is where leases and what the API is told outlast the daemon.  `source_checks` keep
-    guests from sending as others.
+    guests from sending as others.  With `drop_privileges` it has, once it runs, `allow_paths`
+    beside what it needs anyway.
     """
 
     listen: tuple[Endpoint, ...]
@@ -164,6 +165,8 @@ class Config:
     notification: Path | None
     state_dir: Path | None
     source_checks: bool
+    drop_privileges: bool
+    allow_paths: tuple[Path, ...]
     ec2_metadata: bool
     zones: tuple[Zone, ...]
     search_domains: tuple[str, ...] | None
@@ -207,6 +210,8 @@ def configure(
     notification: str | None = None,
     state_dir: str | None = None,
     source_checks: bool = True,
+    drop_privileges: bool = True,
+    allow_paths: Sequence[str] = (),
     ec2_metadata: bool = False,
     profile: str = DEFAULT_PROFILE,
     zones: Sequence[Zone] | None = None,
@@ -284,6 +289,8 @@ def configure(
         pcap=Path(pcap) if pcap else None,
         state_dir=Path(state_dir) if state_dir else None,
         source_checks=source_checks,
+        drop_privileges=drop_privileges,
+        allow_paths=tuple(map(_allowed_path, allow_paths)),
         notification=listening.read_notification(notification) if notification else None,
         ec2_metadata=ec2_metadata,
         zones=PROFILES[profile](gateway, device, host) if zones is None else tuple(zones),
@@ -308,6 +315,13 @@ def _check_range(flag: str, value: int, least: int, most: int, *, none: int | No
     if value != none and not least <= value <= most:
         other = "" if none is None else f", or {none} for none"
         raise ConfigError(f"{flag} must be from {least} to {most}{other}, not {value}")
+
+
+def _allowed_path(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute() or "\0" in text:
+        raise ConfigError(f"-allow-path must be an absolute path, not {text!r}")
+    return path
 
 
 def _check_leases(

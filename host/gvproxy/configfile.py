@@ -333,6 +333,8 @@ _TOP: Mapping[str, tuple[str, str, _Read]] = {
     "log-file": ("log_file", "-log-file", _Value.text),
     "pid-file": ("pid_file", "-pid-file", _Value.text),
     "state-dir": ("state_dir", "-state-dir", _Value.text),
+    "drop-privileges": ("drop_privileges", "-drop-privileges", _Value.boolean),
+    "allow-paths": ("allow_paths", "-allow-path", _Value.texts),
     "notification": ("notification", "-notification", _Value.text),
     "ec2-metadata-access": ("ec2_metadata", "-ec2-metadata-access", _Value.boolean),
     "forwards": ("ssh_forwards", "-forward-dest", _ssh_forwards),

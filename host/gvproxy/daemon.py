@@ -17,7 +17,7 @@ from importlib.metadata import version
 from math import inf
 from secrets import token_bytes
 
-from gvproxy import activation
+from gvproxy import activation, sandbox
 from gvproxy.activation import Inherited
 from gvproxy.api.adopt import adopt
 from gvproxy.api.app import make_app, make_guest_app, make_runner
@@ -45,6 +45,7 @@ from gvproxy.process import (
     raise_descriptor_limit,
     resident_bytes,
 )
+from gvproxy.sandbox import Explain
 from gvproxy.services import dns
 from gvproxy.services.dhcp import DhcpServer
 from gvproxy.services.dns import DnsServer
@@ -94,6 +95,7 @@ def run(config: Config, inherited: Sequence[Inherited] = ()) -> int:
     Returns the exit status; raises GvproxyError.
     """
     raise_descriptor_limit()
+    sandbox.prepare(drop=config.drop_privileges)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(config, inherited))
 
@@ -121,6 +123,8 @@ async def _serve(config: Config, inherited: Sequence[Inherited]) -> int:
     notify = notifier()
     daemon = Daemon(config, loop, inherited)
     daemon.deserted = lambda: end("its only guest has gone")
+    if config.drop_privileges:
+        daemon.confine = sandbox.confine
     try:
         with nullcontext() if config.log_level == logging.DEBUG else log_held_back():
             await daemon.start()
@@ -194,9 +198,9 @@ class Daemon:
         serve_dhcp(self.stack, self._dhcp)
         serve_dns(self.stack, self._dns)
         self._dns_tcp = DnsTcp(self._dns, quotas.dns_queries)
-        listeners = Listeners(loop, self.network, self._tcp.dial)
+        self._listeners = Listeners(loop, self.network, self._tcp.dial)
         resolve = partial(look_up, names)
-        self.forwarder = Forwarder(config, listeners, resolve, quotas.published)
+        self.forwarder = Forwarder(config, self._listeners, resolve, quotas.published)
 
         self._keeper: Keeper | None = None
 
@@ -213,6 +217,8 @@ class Daemon:
         self._desk = Reception(loop, {"/tunnel": self._take_tunnel}, self._take_http)
         self.deserted: Callable[[], None] = lambda: None
         """Called when nobody is there any more, and nobody can come."""
+        self.confine: Callable[[Config], Explain] = lambda config: sandbox.unconfined
+        """Called when all is open that takes rights, and before guests come."""
         self._own: list[GuestPort | None] = []  # guests that we were started with
         self._guests = Guests(self.stack, loop, self._guest_left, limits)
         self._interfaces = Interfaces(loop, self._guests, config.mtu, config.vpnkit_macs)
@@ -253,6 +259,7 @@ class Daemon:
             self._held.enter_context(pid_file(self._config.pid_file))
             if self._config.pcap is not None:
                 self._guests.capture = Capture(self._config.pcap, self._loop)
+            self._listeners.explain = self.confine(self._config)
             bound.pop_all()
         # From here on nothing is waited for, so the first frame comes when all of it is there.
         for begin in serve:

@@ -38,7 +38,8 @@ def needs(part: str) -> dict[str, str]:
         for name in packages_distributions().get(module, ())
     }
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    required = {normal(_NAME.match(line)[0]): line for line in project["dependencies"]}  # type: ignore[index]
+    lines = (*project["dependencies"], *project["optional-dependencies"]["sandbox"])
+    required = {normal(_NAME.match(line)[0]): line for line in lines}  # type: ignore[index]
     return {name: line for name, line in required.items() if name in names}
 
 

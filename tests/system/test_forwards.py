@@ -259,7 +259,7 @@ def test_ssh_to_the_guest(network: Network, tmp_path: Path, way: str) -> None:
 
 @no_sshd
 def test_a_socket_behind_ssh(network: Network, service: Service, tmp_path: Path) -> None:
-    sshd = Sshd(tmp_path)
+    sshd = Sshd(network.world.folder)
     path = tmp_path / "host.sock"
     remote = f"ssh-tunnel://{USER}@{DEVICE}:22{quote(str(service.path))}?key={quote(str(sshd.key))}"
     with published(network.gvproxy, str(path), remote, "unix") as shown:

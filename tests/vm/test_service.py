@@ -143,6 +143,52 @@ def test_the_host_is_enabled(installed: Machine) -> None:
     assert owner.strip() != "root"
 
 
+def test_the_host_has_given_up_what_it_does_not_need(installed: Machine) -> None:
+    """Inside what systemd leaves it, on a kernel with all of it."""
+    said = installed.wait_for("sandbox: ", unit="gvproxy@test.service")
+    assert said == "sandbox: no_new_privs, capabilities, Landlock, seccomp"
+    pid = show(installed, "gvproxy@test", "MainPID")
+    status = installed.run("cat", f"/proc/{pid}/status")
+    assert "NoNewPrivs:\t1\n" in status
+    assert "CapBnd:\t0000000000000000\n" in status
+    # One that it may write to as far as systemd and its user go.
+    for folder, why in (
+        ("/var/lib/gvproxy/test", "Permission denied; -allow-path /var/lib/private/gvproxy/test"),
+        ("/run/gvproxy/test", ""),
+    ):
+        body = {"local": f"{folder}/web.sock", "remote": "tcp://192.168.127.2:80"}
+        url = "http://x/services/forwarder/expose"
+        call = (*(word for word in API if word != "--fail"), url, "--data")
+        answer = installed.run(*call, json.dumps(body | {"protocol": "unix"}))
+        assert (why in answer) if why else answer == ""
+
+
+def test_a_key_for_root_only_is_out_of_roots_reach(installed: Machine) -> None:
+    """Where gvproxy is started by root, whose files are everybody's but root's by Landlock only."""
+    installed.write("/root/key", "a secret")
+    command = "gvproxy -listen unix:///tmp/own.sock -ssh-port -1 >/tmp/own.log 2>&1 & echo $!"
+    pid = installed.run("sh", "-c", command).strip()
+    url = "http://x/services/forwarder/expose"
+    call = ("curl", "--silent", "--unix-socket", "/tmp/own.sock", url, "--data")
+
+    def ask(local: str, remote: str) -> str:
+        body = {"local": local, "remote": remote, "protocol": "unix"}
+        done = installed.try_run(*call, json.dumps(body))
+        if done.returncode:
+            raise NotYetError(f"curl ended with {done.returncode}")
+        return done.stdout.strip()
+
+    tunnel = "ssh-tunnel://root@192.168.127.2:22/run/s?key=/root/key"
+    answer = until(lambda: ask("/tmp/a.sock", tunnel), "gvproxy answers", 60)
+    denied = "Permission denied; -allow-path /root opens that folder to gvproxy"
+    assert answer == f"key /root/key cannot be read: {denied}"
+    assert ask("/root/a.sock", "tcp://192.168.127.2:80").endswith(denied)
+    assert ask("/tmp/a.sock", "tcp://192.168.127.2:80") == ""
+    assert int(installed.run("grep", "CapEff", f"/proc/{pid}/status").split()[1], 16) == 1 << 10
+    installed.run("kill", pid)
+    installed.run("rm", "/root/key")
+
+
 def test_the_guest_is_enabled(installed: Machine) -> None:
     checked = installed.run("ip", "netns", "exec", "guest", "vsock-tap", "-check")
     assert "host       vsock://1:1024/connect\n" in checked

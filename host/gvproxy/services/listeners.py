@@ -15,6 +15,8 @@ from urllib.parse import quote
 
 from gvproxy.errors import BadRemoteError, ListenError, NotSupportedError
 from gvproxy.ports.acceptor import Acceptor
+from gvproxy.sandbox import Explain, unconfined
+from gvproxy.sandbox.files import Use
 from gvproxy.services import background, forwards, udpforward
 from gvproxy.services.forwards import Local, Remote, SshRemote
 from gvproxy.services.udpforward import UdpForward
@@ -51,6 +53,7 @@ class Listeners:
         self._network = network
         self._dial = dial
         self._tunnels: set[SshTunnel] = set()
+        self.explain: Explain = unconfined
 
     async def prepare(self, remote: Remote) -> "SSHKey | None":
         """Read the key of a remote that has one, for `open`; raises BadRemoteError."""
@@ -59,6 +62,8 @@ class Listeners:
         try:
             async with asyncio.timeout(KEY_TIMEOUT):  # a passphrase costs a second of CPU
                 return await background.call(lambda: _read_key(remote))
+        except BadRemoteError as error:
+            raise BadRemoteError(self._explained(error, remote.key, Use.READ)) from None
         except TimeoutError:
             raise BadRemoteError(f"key {remote.key} cannot be read: no answer") from None
         except background.TooManyError as error:
@@ -78,7 +83,7 @@ class Listeners:
             case forwards.Protocol.UNIX if isinstance(remote, SshRemote):
                 return self._open_tunnel(local.name, remote, key)
             case forwards.Protocol.UNIX:
-                return _UnixListener(self._loop, local.name, self._dialler(remote))
+                return self._open_unix(local.name, self._dialler(remote))
             case forwards.Protocol.NPIPE:
                 raise NotSupportedError("protocol npipe needs a host with Windows")
 
@@ -94,12 +99,27 @@ class Listeners:
 
         return accepted
 
+    def _open_unix(
+        self, path: str, take: Take, closed: Callable[[], None] | None = None
+    ) -> Listener:
+        try:
+            return _UnixListener(self._loop, path, take, closed)
+        except ListenError as error:
+            raise ListenError(self._explained(error, path, Use.SOCKETS)) from error
+
+    def _explained(self, error: Exception, path: str, use: Use) -> str:
+        """Return an error's text, with what the sandbox has to do with it."""
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, PermissionError):
+            cause = cause.__cause__
+        return str(error) if cause is None else f"{error}{self.explain(path, use)}"
+
     def _open_tunnel(self, path: str, remote: SshRemote, key: "SSHKey | None") -> Listener:
         from gvproxy.services.sshtunnel import SshTunnel  # loaded by `prepare`, in another thread
 
         assert key is not None
         tunnel = SshTunnel(self._network, remote, key)
-        listener = _UnixListener(self._loop, path, tunnel.take, tunnel.retire)
+        listener = self._open_unix(path, tunnel.take, tunnel.retire)
         tunnel.ended = lambda: self._tunnels.discard(tunnel)
         self._tunnels.add(tunnel)
         return listener

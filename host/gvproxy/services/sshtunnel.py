@@ -46,7 +46,7 @@ def read_key(remote: SshRemote) -> asyncssh.SSHKey:
     try:
         return asyncssh.read_private_key(remote.key, remote.passphrase)
     except (OSError, ValueError) as error:  # asyncssh's KeyImportError is a ValueError
-        raise BadRemoteError(f"key {remote.key} cannot be read: {_why(error)}") from None
+        raise BadRemoteError(f"key {remote.key} cannot be read: {_why(error)}") from error
 
 
 class SshTunnel:

@@ -57,6 +57,7 @@ def test_every_flag_reaches_the_config() -> None:
     argv += " -deviceIP 10.0.0.8 -hostIP 10.0.0.7 -log-file /tmp/log -pid-file /tmp/pid"
     argv += " -services unix:///tmp/api.sock -pcap /tmp/pcap -notification unix:///tmp/n.sock"
     argv += " -ec2-metadata-access -source-checks=false"
+    argv += " -drop-privileges=false -allow-path /a -allow-path /b"
     assert cli.parse(argv.split()) == configure(
         listen=urls,
         subnet="10.0.0.0/24",
@@ -70,6 +71,8 @@ def test_every_flag_reaches_the_config() -> None:
         notification="/tmp/n.sock",
         ec2_metadata=True,
         source_checks=False,
+        drop_privileges=False,
+        allow_paths=["/a", "/b"],
     )
 
 
@@ -145,6 +148,7 @@ def ssh_forward(
         ),
         (["-listen-fd", "500"], "-listen-fd 500: no such descriptor was passed"),
         (["-ec2-metadata-access=so"], "-ec2-metadata-access: 'so' is neither true nor false"),
+        (["-allow-path", "keys"], "-allow-path must be an absolute path, not 'keys'"),
         (["-forward-sock", "/a", "-forward-dest", "/b"], "must each be given the same number of"),
         (ssh_forward(dest="run/s"), "-forward-dest must be an absolute path, not 'run/s'"),
     ],

@@ -47,6 +47,8 @@ def ip(text: str) -> IPv4Address:
         ("log-file: /a", {"log_file": "/a"}),
         ("pid-file: /a", {"pid_file": "/a"}),
         ("notification: unix:///a", {"notification": "/a"}),
+        ("drop-privileges: false", {"drop_privileges": False}),
+        ("allow-paths: [/a, /b]", {"allow_paths": ["/a", "/b"]}),
         ("ec2-metadata-access: true", {"ec2_metadata": True}),
         ("profile: crc", {"profile": "crc"}),
         ("interfaces: {vpnkit: '', qemu: , bess: ''}\nforwards: []", {}),
@@ -175,6 +177,8 @@ def test_every_key(path: Path, text: str, settings: dict[str, Any]) -> None:
         ("listen:\n- [a]", "listen[0] @2 must be a text"),
         ("stack: [mtu]", "stack @1 must be a mapping of keys to values"),
         ("ec2-metadata-access: 1", "ec2-metadata-access @1 must be true or false"),
+        ("allow-paths: /a", "allow-paths @1 must be a list"),
+        ("allow-paths: [a]", "allow-paths @1 must be an absolute path, not 'a'"),
         ("log-file: a\nlog-file: b\n", "log-file @2 is given twice"),
         (
             "stack: {nat: {1.1.1.1: 2.2.2.2, 1.1.1.1: 3.3.3.3}}",
