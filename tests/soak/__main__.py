@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -84,7 +85,9 @@ def _check_end(place: Place, figures: Figures, before: dict[str, Sample]) -> Non
     try:
         place.gvproxy.wait_until_unused(_EMPTYING)
     except TimeoutError as error:
-        ledger.violation(str(error))
+        shown = place.world.host.run("ss", "-Htnpo", "state", "all", "exclude", "listening")
+        held = [line for line in shown.splitlines() if '"gvproxy"' in line]
+        ledger.violation("\n    ".join([str(error), *held]))
     try:
         until(emptied, "descriptors are given back", _EMPTYING)
     except TimeoutError as error:
@@ -124,6 +127,7 @@ def _soak(figures: Figures, only: Sequence[str], keep: Path | None) -> tuple[Pla
         figures.take(place)
         for name in loads.wait(clients, _ENDING):
             place.ledger.violation(f"{name} has not ended {_ENDING:.0f} s after the end")
+        faults.give_addresses_back(place)
         _check_end(place, figures, before)
         logs = sorted(place.world.folder.glob("*.log"))
         if keep is not None:
@@ -151,11 +155,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
     print(f"seed {seed}, {options.minutes:g} minutes", flush=True)
+    # Either way the programs are ended, and not left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     figures = Figures(seed, options.minutes)
     try:
         place, logs = _soak(figures, only, options.logs)
     except (CommandError, ProcessError, TimeoutError) as error:
         print(f"make soak: it could not be run to its end: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("make soak: interrupted", file=sys.stderr)
         return 1
     ledger = place.ledger
     print(f"\n{report.table(figures, ledger)}")

@@ -136,6 +136,16 @@ def _other_address(place: Place, _: Guest, chance: random.Random) -> Iterator[No
     place.world.host.run("ip", "address", "add", f"{new}/24", "dev", "out0")
 
 
+def give_addresses_back(place: Place) -> None:
+    """Have the host have both addresses.
+
+    Connections of the one it has lost would end when its kernel gives them up: in a quarter of an
+    hour, whoever they belong to.
+    """
+    for address in (HOST_OUTSIDE, OTHER_HOST_OUTSIDE):
+        place.world.host.try_run("ip", "address", "add", f"{address}/24", "dev", "out0")
+
+
 @contextlib.contextmanager
 def _disk_full(place: Place, _: Guest, chance: random.Random) -> Iterator[None]:
     """Nothing can be saved while there is something to save."""

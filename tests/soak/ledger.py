@@ -60,6 +60,8 @@ class Ledger:
     """Operations and bytes that were acknowledged, by name."""
     excused: Counter[str] = field(default_factory=Counter)
     """Operations that failed, and may have."""
+    outlived: Counter[str] = field(default_factory=Counter)
+    """Connections that went through a fault and then ended well, by the fault's kind."""
     violations: list[str] = field(default_factory=list)
     faults: deque[Fault] = field(default_factory=lambda: deque(maxlen=_RECENT))
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -81,6 +83,18 @@ class Ledger:
             line = f"VIOLATION at {self.now():.1f} s (after {last}): {text}"
             self.violations.append(line)
             print(line, flush=True)
+
+    def went_through(self, guests: Collection[str], since: float) -> None:
+        """Count for each fault that a connection, begun at `since`, was there before and after it.
+
+        For a fault of all guests, or of one of its own.
+        """
+        with self._lock:
+            now = self.now()
+            for fault in self.faults:
+                concerned = fault.guest is None or fault.guest in guests
+                if concerned and since < fault.begin and fault.mended < now:
+                    self.outlived[fault.kind] += 1
 
     def failed(
         self,

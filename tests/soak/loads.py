@@ -111,6 +111,7 @@ def on_connection(work: Work, way: Way, chance: random.Random, operation: Operat
                 effects = frozenset()
         failed(effects, error)
     else:
+        ledger.went_through(way.guests, since)
         ledger.count(name)
         ledger.count(f"bytes of {name}", size)
         return

@@ -41,8 +41,7 @@ class Guest:
     agent: Agent
     address: str = ""
     impairment: Impairment = field(default_factory=Impairment)
-    """What the cable does when it is at its best."""
-    cable: Process | None = None
+    """What its cable does when nothing is wrong."""
 
     def impair(self, impairment: Impairment) -> None:
         """Have its cable do something else."""
@@ -111,10 +110,7 @@ def make_place(seed: int) -> Iterator[Place]:
         _answer(ledger, world.outside, OUTSIDE, ())
         for number, (name, kind) in enumerate(_GUESTS.items()):
             namespace = stack.enter_context(Namespace(name, world.folder))
-            guest = _make_guest(place, namespace, number, kind, seed)
-            if guest.cable is not None:
-                stack.callback(guest.cable.kill)
-            place.guests.append(guest)
+            place.guests.append(_make_guest(place, stack, namespace, number, kind, seed))
         _tell(place)
         yield place
 
@@ -128,24 +124,30 @@ _GUESTS: dict[str, tuple[bool, Impairment] | None] = {
 
 
 def _make_guest(
-    place: Place, namespace: Namespace, number: int, kind: tuple[bool, Impairment] | None, seed: int
+    place: Place,
+    stack: contextlib.ExitStack,
+    namespace: Namespace,
+    number: int,
+    kind: tuple[bool, Impairment] | None,
+    seed: int,
 ) -> Guest:
     folder, name = place.world.folder, namespace.name
     namespace.set("net/ipv4/ping_group_range", "0 0")
-    cable, url, control, impairment = None, place.gvproxy.url, None, Impairment()
+    url, control, impairment = place.gvproxy.url, None, Impairment()
     if kind is not None:
         plain, impairment = kind
         listen, control = folder / f"{name}.link", folder / f"{name}.ctl"
         argv = link.command(listen, place.gvproxy.path, control, seed=seed, plain=plain)
         log = folder / f"{name}.cable.log"
         cable = Process(f"cable of {name}", argv, log, {"PYTHONPATH": str(ROOT)})
+        stack.callback(cable.kill)
         cable.wait_for("ready")
         link.impair(control, impairment)
         url = f"unix://{listen}"
     mac = f"02:00:00:00:00:{number + 1:02x}"
     agent = Agent(namespace, url, "-mac", mac)
     guest = Guest(name, namespace, mac, url, 8300 + number, control, agent)
-    guest.impairment, guest.cable = impairment, cable
+    guest.impairment = impairment
     guest.address = agent.wait(30).address.partition("/")[0]
     _answer(place.ledger, namespace, "0.0.0.0", (name,))
     place.gvproxy.expose(f"127.0.0.1:{guest.published}", f"{guest.address}:{PORT}")

@@ -101,10 +101,12 @@ def table(figures: Figures, ledger: Ledger) -> str:
         "load of the machine, median": f"{median(figures.loads or [0.0]):.1f}",
     }
     lines = ["| | |", "|---|--:|", *(f"| {name} | {value} |" for name, value in rows.items()), ""]
-    lines += ["| fault | times | recovery, median | worst |", "|---|--:|--:|--:|"]
+    lines += ["| fault | times | recovery, median | worst | connections that went through |"]
+    lines += ["|---|--:|--:|--:|--:|"]
     for name, times in sorted(figures.faults.items()):
         seconds = figures.recoveries[name]
         cells = [f"{median(seconds):.1f} s", f"{max(seconds):.1f} s"] if seconds else ["-", "-"]
+        cells.append(f"{ledger.outlived[name]:,}")
         lines.append(f"| {' | '.join([name, str(times), *cells])} |")
     lines += ["", *_memory(figures)]
     return "\n".join(lines)
@@ -140,6 +142,7 @@ def document(figures: Figures, ledger: Ledger) -> dict[str, object]:
         "violations": ledger.violations,
         "done": dict(sorted(ledger.done.items())),
         "excused": dict(sorted(ledger.excused.items())),
+        "went through": dict(sorted(ledger.outlived.items())),
         "faults": figures.faults,
         "recovery seconds": figures.recoveries,
         "processes": {

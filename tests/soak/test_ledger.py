@@ -62,3 +62,18 @@ def test_one_seed_is_one_schedule_with_all_kinds() -> None:
     assert first == again != other
     for part in (first[:count], first[count:]):
         assert {plan.name for plan in part} == set(KINDS)
+
+
+def test_a_connection_goes_through_what_began_and_was_mended_meanwhile() -> None:
+    ledger = Ledger()
+    ledger.began -= 10
+    since = ledger.now()
+    fault = ledger.begin("a fault", CONNECT, "one")
+    ledger.went_through(("one",), since)  # it is still there
+    assert not ledger.outlived
+    fault.mended = fault.begin
+    ledger.went_through(("two",), since)
+    ledger.went_through(("one",), ledger.now())
+    assert not ledger.outlived
+    ledger.went_through(("one", "two"), since)
+    assert ledger.outlived == {"a fault": 1}
