@@ -1,6 +1,6 @@
-# What can be typed here: run, test, test-vm, check, mutations, bench, bench-loss, soak, rpm, image, clean.
-# Each works from a clean clone; CONTRIBUTING.md says what they need.  System packages are the
-# business of tests/lab/require.sh.
+# What can be typed here: run, test, test-vm, check, mutations, bench, bench-loss, soak, rpm, image,
+# clean.  Each works from a clean clone; CONTRIBUTING.md says what they need.  System packages are
+# the business of tests/lab/require.sh.
 
 PYTHON ?= python3
 BIN := .venv/bin
