@@ -1,6 +1,6 @@
-# What can be typed here: run, test, test-vm, check, mutations, bench, bench-loss, rpm, image, clean.
-# Each works from a clean clone; CONTRIBUTING.md says what they need.  System packages are the
-# business of tests/lab/require.sh.
+# What can be typed here: run, test, test-vm, check, mutations, bench, bench-loss, soak, rpm, image,
+# clean.  Each works from a clean clone; CONTRIBUTING.md says what they need.  System packages are
+# the business of tests/lab/require.sh.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -20,7 +20,7 @@ DEBIAN = $(REQUIRE) --optional qemu-system-x86_64 qemu-img mmdebstrap mke2fs set
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: run tun test test-vm check lint mutations bench bench-loss rpm image clean
+.PHONY: run tun test test-vm check lint mutations bench bench-loss soak rpm image clean
 .DEFAULT_GOAL := check
 
 $(STAMP): pyproject.toml
@@ -92,6 +92,12 @@ bench-loss: $(STAMP)
 	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY)) \
 	  $(if $(CONGESTION),--congestion $(CONGESTION))
 
+# Three guests at work while things go wrong (docs/reliability.md).  MINUTES=20, SEED=1, ONLY=agent,...
+soak: tun $(STAMP)
+	@$(REQUIRE) nsenter ip
+	@$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)")
+
 # The Python libraries as the bundled RPMs carry them.
 $(WHEELS): $(STAMP)
 	@echo "Fetching the libraries' wheels ..." >&2
@@ -114,5 +120,5 @@ image:
 	@BASE=$(BASE) containers/build.sh $(FOLDER) $(or $(IMAGE),vsock-tap)
 
 clean:
-	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bench.json bench-loss.json
+	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bench.json bench-loss.json soak.json
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -40,7 +40,7 @@ OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6
 _BATCH = 64
 """Frames one wake-up may take from a tap."""
 _IOV_MAX = 1024  # linux/uio.h
-_CONNECT = b"POST /connect HTTP/1.1\r\nHost: gvproxy\r\nContent-Length: 0\r\n\r\n"
+CONNECT = b"POST /connect HTTP/1.1\r\nHost: gvproxy\r\nContent-Length: 0\r\n\r\n"
 _DIRECTIONS = ("up", "down")
 """From the first end to the second, and back."""
 
@@ -54,7 +54,7 @@ def command(
     return [sys.executable, "-m", __name__, *flags, *offloads, f"--seed={seed}", near, far]
 
 
-class _End(Protocol):
+class End(Protocol):
     def fileno(self) -> int: ...
 
     def read(self) -> Sequence[Frame]:
@@ -87,7 +87,7 @@ class _TapEnd:
                 os.write(fd, frame)
 
 
-class _StreamEnd:
+class StreamEnd:
     def __init__(self, sock: socket.socket, offload: bool) -> None:
         self._sock = sock
         self._framing = TAPLINK if offload else HYPERKIT
@@ -112,7 +112,7 @@ class _StreamEnd:
                 self._sock.sendall(b"".join(block)[sent:])
 
 
-def _open(name: str, offload: bool) -> _End:
+def _open(name: str, offload: bool) -> End:
     if "://" not in name:
         pid, _, device = name.partition("/")
         try:
@@ -131,7 +131,7 @@ def _open(name: str, offload: bool) -> _End:
     except OSError as error:
         raise LinkError(f"{name}: {error.strerror or error}") from error
     sock.setblocking(True)
-    return _StreamEnd(sock, offload)
+    return StreamEnd(sock, offload)
 
 
 async def _connect(where: endpoint.Endpoint, offload: bool) -> socket.socket:
@@ -142,11 +142,11 @@ async def _connect(where: endpoint.Endpoint, offload: bool) -> socket.socket:
         assert not link.agreed.rest, "the host speaks first"
         return link.sock
     sock = await endpoint.connect(where, timeout=10)
-    await asyncio.get_running_loop().sock_sendall(sock, _CONNECT)
+    await asyncio.get_running_loop().sock_sendall(sock, CONNECT)
     return sock
 
 
-def _carry(source: _End, channel: Channel, sink: _End) -> NoReturn:
+def carry(source: End, channel: Channel, sink: End) -> NoReturn:
     """Carry frames in one direction, until the process ends."""
     while True:
         due = channel.due
@@ -189,9 +189,9 @@ def main(arguments: Sequence[str]) -> None:
     channel = Channel(impairment, f"{flags.seed} {direction}")
     try:
         if child:
-            _carry(near, channel, far)
+            carry(near, channel, far)
         else:
-            _carry(far, channel, near)
+            carry(far, channel, near)
     except (EOFError, OSError) as error:
         fail(_PROGRAM, f"{direction}: an end is gone: {error}")
     finally:

@@ -105,18 +105,18 @@ class Channel:
 
     __slots__ = (
         "_held",
-        "_impairment",
         "_last",
         "_queue",
         "_random",
         "_ready",
         "_since",
         "counters",
+        "impairment",
     )
 
     def __init__(self, impairment: Impairment, seed: str) -> None:
         self.counters = Counters()
-        self._impairment = impairment
+        self.impairment = impairment
         self._random = Random(seed)
         self._ready: list[Frame] = []
         self._queue: list[tuple[float, int, Frame]] = []  # a heap: due, number, frame
@@ -131,7 +131,7 @@ class Channel:
 
     def put(self, frame: Frame, now: float) -> None:
         """Decide what becomes of a frame; a view need not live longer than to the next `take`."""
-        impairment, chance, counters = self._impairment, self._random.random, self.counters
+        impairment, chance, counters = self.impairment, self._random.random, self.counters
         counters.frames += 1
         if frame[_TYPE] != _IPV4:
             self._ready.append(frame)
@@ -167,7 +167,7 @@ class Channel:
         return ready
 
     def _delay(self, frame: Frame, now: float) -> None:
-        impairment, chance, counters = self._impairment, self._random.random, self.counters
+        impairment, chance, counters = self.impairment, self._random.random, self.counters
         self._since += 1
         due = now
         if impairment.reorder and self._since >= impairment.gap and chance() < impairment.reorder:

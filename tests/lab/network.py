@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tests.lab import dns
 from tests.lab.namespace import Namespace, link
+from tests.lab.process import Process
 from tests.lab.programs import Agent, Gvproxy
 
 OUTSIDE = "10.77.0.2"
@@ -30,6 +31,15 @@ class World:
     folder: Path
     host: Namespace
     outside: Namespace
+    resolver: Process
+    """Of the outside, at its port 53."""
+
+
+def start_resolver(outside: Namespace) -> Process:
+    """Start the outside's resolver, and wait until it answers."""
+    process = outside.start("dns", *dns.command(OUTSIDE))
+    process.wait_for("ready")
+    return process
 
 
 @dataclass
@@ -71,8 +81,7 @@ def make_world() -> Iterator[World]:
         host.run("ip", "route", "add", DEAD, "via", OUTSIDE)
         host.run("ip", "route", "add", "unreachable", UNREACHABLE)
         host.set("net/ipv4/ping_group_range", "0 0")
-        outside.start("dns", *dns.command(OUTSIDE)).wait_for("ready")
-        yield World(folder, host, outside)
+        yield World(folder, host, outside, start_resolver(outside))
 
 
 @contextlib.contextmanager
