@@ -18,6 +18,8 @@ from urllib.parse import quote
 from gvproxy import listening
 from gvproxy.errors import ConfigError
 from gvproxy.listening import Dialect, Interface
+from taplink import bearer
+from taplink.bearer import Bearer
 from taplink.endpoint import Endpoint
 
 DEFAULT_MTU = 1500
@@ -135,7 +137,8 @@ class Config:
     `search_domains` is None where the host's resolv.conf decides.  `nat` maps addresses inside
     the virtual network to what is dialled for them outside.  `virtual_ips` answer ARP and ping as
     the gateway does.  `connect_timeout` and `keepalive` are in seconds; the latter may be infinite.
-    `state_dir` is where leases and what the API is told outlast the daemon.
+    `state_dir` is where leases and what the API is told outlast the daemon.  `api_token` is asked
+    for over TCP; `guest_api` tells whether guests find an API at the gateway.
     """
 
     listen: tuple[Endpoint, ...]
@@ -158,6 +161,8 @@ class Config:
     pcap: Path | None
     notification: Path | None
     state_dir: Path | None
+    api_token: Bearer | None
+    guest_api: bool
     ec2_metadata: bool
     zones: tuple[Zone, ...]
     search_domains: tuple[str, ...] | None
@@ -198,6 +203,8 @@ def configure(
     pcap: str | None = None,
     notification: str | None = None,
     state_dir: str | None = None,
+    api_token_file: str | None = None,
+    guest_api: bool = True,
     ec2_metadata: bool = False,
     profile: str = DEFAULT_PROFILE,
     zones: Sequence[Zone] | None = None,
@@ -248,7 +255,9 @@ def configure(
     if len(set(listen_fd)) < len(listen_fd):
         raise ConfigError("-listen-fd must not be given twice with one number")
     others = bool(listen_stdio or listen_fd) or activated
-    where = listening.read(listen, services, dialects, others=others)
+    token = _token(api_token_file) if api_token_file is not None else None
+    has_token = token is not None
+    where = listening.read(listen, services, dialects, others=others, token=has_token)
     return Config(
         listen=where.listen,
         services=where.services,
@@ -269,6 +278,8 @@ def configure(
         pid_file=Path(pid_file) if pid_file else None,
         pcap=Path(pcap) if pcap else None,
         state_dir=Path(state_dir) if state_dir else None,
+        api_token=token,
+        guest_api=guest_api,
         notification=listening.read_notification(notification) if notification else None,
         ec2_metadata=ec2_metadata,
         zones=PROFILES[profile](gateway, device, host) if zones is None else tuple(zones),
@@ -291,6 +302,13 @@ def _check_range(flag: str, value: int, least: int, most: int, *, none: int | No
     if value != none and not least <= value <= most:
         other = "" if none is None else f", or {none} for none"
         raise ConfigError(f"{flag} must be from {least} to {most}{other}, not {value}")
+
+
+def _token(path: str) -> Bearer:
+    try:
+        return bearer.read(path)
+    except ValueError as error:
+        raise ConfigError(f"-api-token-file {error}") from error
 
 
 def _check_leases(

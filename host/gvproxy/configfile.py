@@ -236,6 +236,8 @@ _TOP: Mapping[str, tuple[str, str, _Read]] = {
     "log-file": ("log_file", "-log-file", _Value.text),
     "pid-file": ("pid_file", "-pid-file", _Value.text),
     "state-dir": ("state_dir", "-state-dir", _Value.text),
+    "api-token-file": ("api_token_file", "-api-token-file", _Value.text),
+    "guest-api": ("guest_api", "-guest-api", _Value.boolean),
     "notification": ("notification", "-notification", _Value.text),
     "ec2-metadata-access": ("ec2_metadata", "-ec2-metadata-access", _Value.boolean),
     "forwards": ("ssh_forwards", "-forward-dest", _ssh_forwards),

@@ -91,14 +91,16 @@ class VirtualNetwork:
         port: int,
         *,
         max_clients: int = MAX_CLIENTS,
+        max_per_guest: int | None = None,
     ) -> VirtualServer:
         """Serve guests at an address of the gateway's, as the loop's `create_server`.
 
-        Raises OSError: EADDRNOTAVAIL for an address that is not the gateway's, EADDRINUSE for a
-        port that is taken.
+        `max_per_guest` is of connections from one address.  Raises OSError: EADDRNOTAVAIL for an
+        address that is not the gateway's, EADDRINUSE for a port that is taken.
         """
         where = self._free(ip, port, self._stack.connections.listeners)
-        return VirtualServer(self._stack, self._loop, factory, where, max_clients, self._members)
+        limits = max_clients, max_clients if max_per_guest is None else max_per_guest
+        return VirtualServer(self._stack, self._loop, factory, where, limits, self._members)
 
     async def create_datagram_endpoint(
         self, factory: Callable[[], D], ip: str, port: int

@@ -1,7 +1,9 @@
 """A port of the gateway's at which protocols of asyncio take what guests connect to it."""
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 
 from gvproxy.stack.path import TcpPath
@@ -28,37 +30,44 @@ class VirtualServer:
         loop: asyncio.AbstractEventLoop,
         factory: ProtocolFactory,
         where: tuple[bytes, int],
-        limit: int,
+        limits: tuple[int, int],
         members: Members,
     ) -> None:
         """`where` is a packed address of the gateway's and a free port of it.
 
-        `limit` is of connections at a time; `members` are those of the network.
+        `limits` are of connections at a time, of all guests' and of each address's; `members` are
+        those of the network.
         """
         self._stack = stack
         self._loop = loop
         self._factory = factory
         self._where = where
-        self._limit = limit
+        self._limit, self._share = limits
         self._members = members
         self._clients = 0
+        self._by_guest: Counter[bytes] = Counter()
         members.servers.add(self)
         stack.connections.listeners[where] = self._offered
 
     def _offered(self, connection: Connection, path: TcpPath, now: float) -> None:
-        if self._clients >= self._limit:
+        guest = path.guest
+        if self._clients >= self._limit or self._by_guest[guest] >= self._share:
             self._stack.counters.connections_refused += 1
             calls.drop(connection, now)  # its SYN comes again
             return
-        transport = VirtualTransport(self._loop, self._factory, self._gone)
+        transport = VirtualTransport(self._loop, self._factory, partial(self._gone, guest))
         transport.join(connection)
         connection.user = transport
         self._clients += 1
+        self._by_guest[guest] += 1
         self._members.transports.add(transport)
         calls.accept(connection, now)
 
-    def _gone(self, transport: VirtualTransport) -> None:
+    def _gone(self, guest: bytes, transport: VirtualTransport) -> None:
         self._clients -= 1
+        self._by_guest[guest] -= 1
+        if not self._by_guest[guest]:
+            del self._by_guest[guest]
         self._members.transports.discard(transport)
 
     def close(self) -> None:
