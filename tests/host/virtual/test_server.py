@@ -145,6 +145,33 @@ def test_past_the_limit_a_guest_waits(guest: Guest, network: VirtualNetwork) -> 
     assert (len(made), waiting.told) == (3, ["established"])
 
 
+def test_one_guest_does_not_hold_all(guest: Guest, network: VirtualNetwork) -> None:
+    """Of the whole one address has its share, connections that are not made yet among them."""
+    made = serve(guest, network, max_clients=10, max_per_guest=2)
+    first = [guest.connect(GATEWAY, PORT) for _ in range(5)]
+    guest.loop.run()
+    assert len(made) == 2
+    assert guest.host.counters.connections_refused == 3
+    for far in first:
+        far.reset()
+    guest.tick(1.5)
+    again = guest.connect(GATEWAY, PORT)
+    guest.loop.run()
+    assert again.told == ["established"]
+
+
+def test_of_those_that_have_gone_nothing_is_left(guest: Guest, network: VirtualNetwork) -> None:
+    serve(guest, network, max_per_guest=1)
+    for _ in range(3):
+        far = guest.connect(GATEWAY, PORT)
+        guest.loop.run()
+        assert far.told == ["established"]
+        far.reset()
+        guest.loop.run()
+    (server,) = network._members.servers
+    assert not server._by_guest
+
+
 def test_the_network_ends_its_servers(guest: Guest, network: VirtualNetwork) -> None:
     serve(guest, network)
     far = guest.connect(GATEWAY, PORT)
