@@ -206,7 +206,7 @@ class Agent:
         reason = ""
         while True:
             try:
-                link = await open_link(self._config.endpoint, offload)
+                link = await open_link(self._config.endpoint, offload, self._config.bearer)
             except EndpointError as error:
                 raise AgentError(str(error)) from error
             except (OSError, LinkError) as error:

@@ -69,6 +69,9 @@ def _marks_addresses(release: str) -> bool:
 def _plan(config: Config) -> Iterator[tuple[str, str]]:
     yield "settings", str(config.settings or "of the command line, no file")
     yield "host", str(config.endpoint)
+    if config.bearer is not None:
+        used = "" if config.endpoint.scheme is Scheme.TCP else ", which only a tcp:// host gets"
+        yield "token", f"of {config.bearer.path}{used}"
     if config.endpoint.scheme is Scheme.VSOCK:
         machine, module = modules.transport(config.endpoint.cid)
         yield "machine", f"{machine}, vsock by {module}"

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
-from taplink import flags
+from taplink import bearer, flags
 from taplink.endpoint import parse_peer
 from taplink.flags import checked
 from taplink.journal import log_handler
@@ -46,6 +46,12 @@ def make_parser() -> flags.Parser:
         default=config.DEFAULT_URL,
         help="where the host listens: vsock://, unix:// or tcp://, or stdio:///PROGRAM to start it "
         f"({config.DEFAULT_URL})",
+    )
+    add(
+        "--token-file",
+        type=checked(bearer.read),
+        metavar="FILE",
+        help="the file, which nobody else may read, of the token that a host at tcp:// asks for",
     )
     add(
         "--iface",
@@ -120,6 +126,7 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
 def _config(values: argparse.Namespace, path: Path | None) -> Config:
     return Config(
         endpoint=values.url,
+        bearer=values.token_file,
         interface=values.iface,
         mac=values.mac,
         mtu=values.mtu,

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from taplink.bearer import Bearer
 from taplink.endpoint import Endpoint
 
 PROGRAM = "vsock-tap"
@@ -27,6 +28,7 @@ class Config:
     """The agent's settings.  `mtu` is None where the lease may say; `mac` is in lower case."""
 
     endpoint: Endpoint
+    bearer: Bearer | None = None
     interface: str = DEFAULT_INTERFACE
     mac: str = DEFAULT_MAC
     mtu: int | None = None

@@ -5,6 +5,7 @@ import random
 import socket
 from dataclasses import dataclass
 
+from taplink.bearer import Bearer
 from taplink.endpoint import Endpoint, Scheme, connect
 from taplink.framing import LinkError
 from taplink.program import Program, start
@@ -57,17 +58,23 @@ class Backoff:
             self._delay = FIRST_DELAY
 
 
-async def open_link(endpoint: Endpoint, offload: Offload, *, silence: float = SILENCE) -> Link:
+async def open_link(
+    endpoint: Endpoint,
+    offload: Offload,
+    bearer: Bearer | None = None,
+    *,
+    silence: float = SILENCE,
+) -> Link:
     """Connect and agree on a dialect; `offload` is what can be offered, `silence` in seconds.
 
-    Raises OSError when the host cannot be reached, LinkError when it refuses or closes, and
-    EndpointError when it can never be reached.
+    `bearer` has the token for a host that asks for one.  Raises OSError when the host cannot be
+    reached, LinkError when it refuses or closes, and EndpointError when it can never be reached.
     """
     if endpoint.scheme is Scheme.STDIO:
         return await _open_program(endpoint, silence)
     sock = await connect(endpoint, CONNECT_TIMEOUT)
     try:
-        agreed = await negotiate(sock, connect_request(endpoint, offload), offload, silence)
+        agreed = await negotiate(sock, connect_request(endpoint, offload, bearer), offload, silence)
     except BaseException:
         sock.close()
         raise

@@ -7,10 +7,11 @@ anything else for what -listen is.
 
 import os
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gvproxy.errors import ConfigError
-from gvproxy.listening import Dialect
+from gvproxy.listening import Dialect, is_loopback
 
 FIRST = 3  # SD_LISTEN_FDS_START
 SERVICES = "services"
@@ -66,3 +67,13 @@ def _take(descriptor: int, name: str) -> Inherited:
         sock.close()
         raise ConfigError(f"systemd's socket {shown} is of another type than that name needs")
     return Inherited(sock, descriptor, name, dialect)
+
+
+def check_loopback(inherited: Iterable[Inherited]) -> None:
+    """Raise ConfigError where the API, which asks for no token, listens to other machines."""
+    for one in inherited:
+        internet = one.sock.family in (socket.AF_INET, socket.AF_INET6)
+        if one.dialect is None and internet and not is_loopback(one.sock.getsockname()[0]):
+            raise ConfigError(
+                f"{one} takes calls of other machines, which needs an -api-token-file"
+            )

@@ -31,6 +31,8 @@ def main(argv: list[str] | None = None) -> int:
         sockets = activation.sockets()
         config = parse(sys.argv[1:] if argv is None else argv, activated=bool(sockets))
         check_passed(config.descriptors)
+        if config.api_token is None:
+            activation.check_loopback(sockets)
         set_up_logging(config.log_level, config.log_file)
         # Only now: a wrong flag is told, and the version printed, without loading the stack.
         from gvproxy import daemon
@@ -126,6 +128,12 @@ def make_parser() -> flags.Parser:
         "--services",
         metavar="URL",
         help="take API calls there as well, and no guests",
+    )
+    add(
+        "--api-token-file",
+        metavar="FILE",
+        help="ask callers over TCP for the token in FILE, which nobody else may read; "
+        "without it -listen and -services take TCP at loopback addresses only",
     )
     for name, url, what in (
         ("qemu", "URL", "QEMU's -netdev stream or socket at unix:///PATH or tcp://HOST:PORT"),
@@ -226,6 +234,11 @@ def make_parser() -> flags.Parser:
         metavar="DIR",
         help="keep access to DIR, for keys and unix sockets that the API is told of later; may be "
         "given more than once",
+    )
+    parser.add_switch(
+        "--guest-api",
+        "have an API for guests at the gateway's port 80, by which they publish their own ports "
+        "(default true)",
     )
     parser.add_switch(
         "--ec2-metadata-access",

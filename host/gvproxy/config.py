@@ -20,6 +20,8 @@ from gvproxy.errors import ConfigError
 from gvproxy.limits import Limits
 from gvproxy.listening import Dialect, Interface
 from gvproxy.rules import Rule, wrong_nat
+from taplink import bearer
+from taplink.bearer import Bearer
 from taplink.endpoint import Endpoint
 
 DEFAULT_MTU = 1500
@@ -141,7 +143,8 @@ class Config:
     `limits` are those of each guest and of all together.
     `state_dir` is where leases and what the API is told outlast the daemon.  `source_checks` keep
     guests from sending as others.  With `drop_privileges` it has, once it runs, `allow_paths`
-    beside what it needs anyway.
+    beside what it needs anyway.  `api_token` is asked for over TCP; `guest_api` tells whether
+    guests find an API at the gateway.
     """
 
     listen: tuple[Endpoint, ...]
@@ -167,6 +170,8 @@ class Config:
     source_checks: bool
     drop_privileges: bool
     allow_paths: tuple[Path, ...]
+    api_token: Bearer | None
+    guest_api: bool
     ec2_metadata: bool
     zones: tuple[Zone, ...]
     search_domains: tuple[str, ...] | None
@@ -212,6 +217,8 @@ def configure(
     source_checks: bool = True,
     drop_privileges: bool = True,
     allow_paths: Sequence[str] = (),
+    api_token_file: str | None = None,
+    guest_api: bool = True,
     ec2_metadata: bool = False,
     profile: str = DEFAULT_PROFILE,
     zones: Sequence[Zone] | None = None,
@@ -267,7 +274,9 @@ def configure(
     if len(set(listen_fd)) < len(listen_fd):
         raise ConfigError("-listen-fd must not be given twice with one number")
     others = bool(listen_stdio or listen_fd) or activated
-    where = listening.read(listen, services, dialects, others=others)
+    token = _token(api_token_file) if api_token_file is not None else None
+    has_token = token is not None
+    where = listening.read(listen, services, dialects, others=others, token=has_token)
     return Config(
         listen=where.listen,
         services=where.services,
@@ -291,6 +300,8 @@ def configure(
         source_checks=source_checks,
         drop_privileges=drop_privileges,
         allow_paths=tuple(map(_allowed_path, allow_paths)),
+        api_token=token,
+        guest_api=guest_api,
         notification=listening.read_notification(notification) if notification else None,
         ec2_metadata=ec2_metadata,
         zones=PROFILES[profile](gateway, device, host) if zones is None else tuple(zones),
@@ -322,6 +333,13 @@ def _allowed_path(text: str) -> Path:
     if not path.is_absolute() or "\0" in text:
         raise ConfigError(f"-allow-path must be an absolute path, not {text!r}")
     return path
+
+
+def _token(path: str) -> Bearer:
+    try:
+        return bearer.read(path)
+    except ValueError as error:
+        raise ConfigError(f"-api-token-file {error}") from error
 
 
 def _check_leases(

@@ -335,6 +335,8 @@ _TOP: Mapping[str, tuple[str, str, _Read]] = {
     "state-dir": ("state_dir", "-state-dir", _Value.text),
     "drop-privileges": ("drop_privileges", "-drop-privileges", _Value.boolean),
     "allow-paths": ("allow_paths", "-allow-path", _Value.texts),
+    "api-token-file": ("api_token_file", "-api-token-file", _Value.text),
+    "guest-api": ("guest_api", "-guest-api", _Value.boolean),
     "notification": ("notification", "-notification", _Value.text),
     "ec2-metadata-access": ("ec2_metadata", "-ec2-metadata-access", _Value.boolean),
     "forwards": ("ssh_forwards", "-forward-dest", _ssh_forwards),

@@ -10,7 +10,7 @@ import signal
 import socket
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -19,9 +19,8 @@ from secrets import token_bytes
 
 from gvproxy import activation, sandbox
 from gvproxy.activation import Inherited
-from gvproxy.api.adopt import adopt
-from gvproxy.api.app import make_app, make_guest_app, make_runner
 from gvproxy.api.profiler import Profiler
+from gvproxy.api.service import ApiService, sent_away
 from gvproxy.api.stats import Totals, Tree, stats
 from gvproxy.api.tunnel import Tunnels
 from gvproxy.config import Config
@@ -32,10 +31,12 @@ from gvproxy.flows.tcp import TcpFlows
 from gvproxy.flows.udp import UdpFlows
 from gvproxy.limits import Limits, Quotas
 from gvproxy.listening import Dialect
+from gvproxy.ports.access import Access, socket_owner
 from gvproxy.ports.capture import Capture
 from gvproxy.ports.guestport import GuestPort
 from gvproxy.ports.guests import OFFLOADS, Guests
 from gvproxy.ports.interfaces import Interfaces
+from gvproxy.ports.lobby import MAX_WAITING
 from gvproxy.ports.pipes import Pipes
 from gvproxy.ports.reception import Reception
 from gvproxy.process import (
@@ -79,11 +80,9 @@ log = logging.getLogger(__name__)
 
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-RESERVED = 512
-"""Descriptors beside those of TCP, UDP, DNS and pings: links, listeners, and callers of the API."""
-
-API_PORT = 80
-"""Of the gateway's address, in the virtual network: Go's gvproxy has the guests' API there."""
+RESERVED = 256 + 64 + 2 * MAX_WAITING
+"""Descriptors beside those of the limits: links, listeners, and those who have not said yet what
+they want."""
 
 CLOCK = 0.001
 """Seconds; what the loop can tell apart."""
@@ -213,8 +212,13 @@ class Daemon:
         self.forwarder.changed = published_changed
         self._tunnels = Tunnels(self.stack, loop, self._tcp, config.connect_timeout)
         posts = {"/connect": self._take_link, "/tunnel": self._take_tunnel}
-        self._reception = Reception(loop, posts, self._take_http)
-        self._desk = Reception(loop, {"/tunnel": self._take_tunnel}, self._take_http)
+        access = Access(config.api_token)
+        profiler = Profiler() if config.debug else None
+        self._api = ApiService(loop, self, access, limits.api_connections, profiler)
+        waiting = limits.api_connections
+        self._reception = Reception(loop, posts, self._api.take, access, waiting)
+        posts = {"/tunnel": self._take_tunnel}
+        self._desk = Reception(loop, posts, self._api.take, access, waiting)
         self.deserted: Callable[[], None] = lambda: None
         """Called when nobody is there any more, and nobody can come."""
         self.confine: Callable[[Config], Explain] = lambda config: sandbox.unconfined
@@ -225,9 +229,6 @@ class Daemon:
         self._notifications = Notifications(config.notification) if config.notification else None
         self._presence = Presence(self._notify)
         self.stack.switch.appeared = self._presence.appeared
-        self._http = make_runner(make_app(self, Profiler() if config.debug else None))
-        self._guest_http = make_runner(make_guest_app(self.forwarder))
-        self._adopting: set[asyncio.Task[None]] = set()
         self._sockets: dict[str, tuple[int, int] | None] = {}
         self._held = ExitStack()
         """What is given back at the very end."""
@@ -239,13 +240,15 @@ class Daemon:
             file = StateFile(self._config.state_dir)
             self._keeper = Keeper(file, self._loop, self._dhcp, self.zones, self.forwarder)
             self._keeper.restore()
-        await self._http.setup()
-        await self._guest_http.setup()
-        assert self._guest_http.server is not None
+        await self._api.start()
+        if self._config.guest_api:
+            await self._api.serve_guests(
+                self.network,
+                self._config.gateway_ip,
+                self._is_gateway,
+                self._quotas.guest_api_connections,
+            )
         gateway = str(self._config.gateway_ip)
-        await self.network.create_server(
-            self._guest_http.server, gateway, API_PORT, quota=self._quotas.api_connections
-        )
         await self.network.start_server(
             self._dns_tcp.serve, gateway, dns.PORT, quota=self._quotas.dns_connections
         )
@@ -308,12 +311,13 @@ class Daemon:
 
     def _serve_inherited(self, inherited: Inherited) -> None:
         self._destinations.protect(inherited.sock)
+        owner = socket_owner(inherited.sock)  # systemd's SocketUser= (systemd.socket(5))
         if inherited.dialect is not None:
             self._interfaces.serve(inherited.dialect, inherited.sock, str(inherited))
         elif inherited.name == activation.SERVICES:
-            self._desk.listen(inherited.sock, str(inherited))
+            self._desk.listen(inherited.sock, str(inherited), owner)
         else:
-            self._reception.listen(inherited.sock, str(inherited))
+            self._reception.listen(inherited.sock, str(inherited), owner)
         log.info("listening at %s", inherited)
         if not inherited.known:
             known = ", ".join((*Dialect, activation.SERVICES))
@@ -348,8 +352,7 @@ class Daemon:
             self._alarm.cancel()
         if self._guests.capture is not None:
             self._guests.capture.close()
-        await self._http.cleanup()
-        await self._guest_http.cleanup()
+        await self._api.close()
         if self._notifications is not None:
             await self._notifications.close()
         self._held.close()
@@ -408,17 +411,8 @@ class Daemon:
                 self.deserted()
 
     def _take_tunnel(self, sock: socket.socket, request: Request) -> None:
-        if not _sent_away(sock):
+        if not sent_away(sock):
             self._tunnels.open(sock, request)
-
-    def _take_http(self, sock: socket.socket, request: Request) -> None:
-        if _sent_away(sock):
-            return
-        server = self._http.server
-        assert server is not None
-        task = self._loop.create_task(adopt(server, sock, request.head + request.rest))
-        self._adopting.add(task)
-        task.add_done_callback(self._adopting.discard)
 
     # What the API shows (gvproxy.api.app.Backend)
 
@@ -440,19 +434,23 @@ class Daemon:
             failed_connections=self._tcp.failed,
             resident_bytes=resident_bytes(),
         )
-        return stats(
-            totals,
-            self.stack.counters,
-            connections.tcp_counters,
-            {
-                "DHCP": self._dhcp.counters,
-                "DNS": self._dns.counters,
-                "DNSCache": self._dns.cache.counters,
-                "Resolver": self._resolver.counters,
-                "Destinations": self._destinations.counters,
-            },
-            self._quotas.uses | self._guests.uses | {"tcp_buffers": connections.buffered},
-        )
+        services = self._api.counters() | {
+            "DHCP": self._dhcp.counters,
+            "DNS": self._dns.counters,
+            "DNSCache": self._dns.cache.counters,
+            "Resolver": self._resolver.counters,
+            "Destinations": self._destinations.counters,
+        }
+        uses = self._quotas.uses | self._guests.uses | self._api.uses
+        uses["tcp_buffers"] = connections.buffered
+        return stats(totals, self.stack.counters, connections.tcp_counters, services, uses)
+
+    def _is_gateway(self, name: str) -> bool:
+        """Tell whether a guest means the gateway by a name, or an address."""
+        gateway = self._config.gateway_ip
+        if name == str(gateway):
+            return True
+        return gateway in (self._dns.names.addresses(name, self._loop.time()) or ())
 
     @property
     def zones(self) -> Zones:
@@ -481,26 +479,13 @@ def _within(limits: Limits, descriptors: int) -> tuple[Limits, int]:
         udp_mappings=limits.udp_mappings.within(share),
         dns_queries=limits.dns_queries.within(share),
         pings=limits.pings.within(share // 4),
+        api_connections=max(1, min(limits.api_connections, share // 8)),
     )
     rest = descriptors - limits.udp_mappings.total - limits.dns_queries.total
-    rest -= limits.pings.total + min(RESERVED, share // 2)
+    rest -= limits.pings.total + limits.api_connections + min(RESERVED, share // 2)
     return replace(
         limits,
         connections=limits.connections.within(rest),
         half_open=limits.half_open.within(rest),
         published=limits.published.within(rest // 2),
     ), rest
-
-
-def _sent_away(sock: socket.socket) -> bool:
-    """Close the connection of a caller over vsock: it is a guest, and the API is the host's.
-
-    Hyper-V's sockets are vsock by another name.
-    """
-    families = getattr(socket, "AF_VSOCK", None), getattr(socket, "AF_HYPERV", None)
-    if sock.family not in families:
-        return False
-    with suppress(OSError):
-        sock.send(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n")
-    sock.close()
-    return True

@@ -56,7 +56,8 @@ class Limits:
     dns_queries: Limit = Limit(4096, 2048)
     dns_connections: Limit = Limit(128, 64)
     dhcp_leases: Limit = Limit(1024, 64)
-    api_connections: Limit = Limit(256, 64)
+    api_connections: int = 256
+    guest_api_connections: Limit = Limit(256, 64)
     published: Limit = Limit(4096, 256)
     send_queues: Limit = Limit(256 << 20, 8 << 20)
 
@@ -152,7 +153,7 @@ class Quotas:
         self.dns_queries = Quota(limits.dns_queries)
         self.dns_connections = Quota(limits.dns_connections)
         self.dhcp_leases = Quota(limits.dhcp_leases)
-        self.api_connections = Quota(limits.api_connections)
+        self.guest_api_connections = Quota(limits.guest_api_connections)
         self.published = Quota(limits.published)
 
     @property

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 
 from gvproxy.errors import ConfigError
@@ -64,10 +65,11 @@ def read(
     dialects: Mapping[Dialect, str | None],
     *,
     others: bool,
+    token: bool,
 ) -> Places:
     """Read the URLs; where guests come in `others` ways there is no default.
 
-    Raises ConfigError.
+    Unless a `token` is asked for, TCP is for this machine alone.  Raises ConfigError.
     """
     interfaces = _interfaces({dialect: url for dialect, url in dialects.items() if url})
     taken = tuple(interface.endpoint for interface in interfaces)
@@ -78,7 +80,28 @@ def read(
             raise ConfigError(f"-listen: {url!r} belongs to {flag}")
     where = _endpoints("-listen", listen or default, taken)
     taken += where
-    return Places(where, _endpoints("-services", [services] if services else [], taken), interfaces)
+    desks = _endpoints("-services", [services] if services else [], taken)
+    if not token:
+        for flag, endpoints in (("-listen", where), ("-services", desks)):
+            _check_loopback(flag, endpoints)
+    return Places(where, desks, interfaces)
+
+
+def _check_loopback(flag: str, endpoints: Sequence[Endpoint]) -> None:
+    for one in endpoints:
+        if one.scheme is Scheme.TCP and not is_loopback(one.host):
+            raise ConfigError(
+                f"{flag}: {one} takes calls of other machines, which needs an -api-token-file; "
+                "127.0.0.1 takes those of this one"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can connect to a host's address, or to `localhost`."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _interfaces(urls: Mapping[Dialect, str]) -> tuple[Interface, ...]:

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 import h11
 
 from taplink import vnet
-from taplink.endpoint import DEFAULT_REQUEST_PATH, Endpoint
+from taplink.bearer import Bearer
+from taplink.endpoint import DEFAULT_REQUEST_PATH, Endpoint, Scheme
 from taplink.framing import HYPERKIT, TAPLINK, Framing, LinkError
+from taplink.text import without_bytes
 from taplink.vnet import Offload
 
 PROTOCOL = "taplink/1"
@@ -123,8 +125,14 @@ class Agreed:
     rest: bytes
 
 
-def connect_request(endpoint: Endpoint, offload: Offload) -> bytes:
-    """Return the request that offers `taplink/1`; to an old server it is an ordinary /connect."""
+def connect_request(endpoint: Endpoint, offload: Offload, bearer: Bearer | None = None) -> bytes:
+    """Return the request that offers `taplink/1`; to an old server it is an ordinary /connect.
+
+    The token of `bearer` goes to where it is asked for, which is over TCP.
+    """
+    credentials = ""
+    if bearer is not None and endpoint.scheme is Scheme.TCP:
+        credentials = f"Authorization: {bearer.credentials}\r\n"
     return (
         f"POST {endpoint.request_path} HTTP/1.1\r\n"
         f"Host: {_authority(endpoint)}\r\n"
@@ -132,6 +140,7 @@ def connect_request(endpoint: Endpoint, offload: Offload) -> bytes:
         "Connection: Upgrade\r\n"
         f"Upgrade: {PROTOCOL}\r\n"
         f"{OFFLOAD_HEADER}: {vnet.format_offload(offload)}\r\n"
+        f"{credentials}"
         "\r\n"
     ).encode("ascii")
 
@@ -163,7 +172,8 @@ class ResponseReader:
             return None
         if isinstance(event, h11.Response):
             reason = event.reason.decode("latin-1")
-            raise UpgradeError(f"the host refuses the link: {event.status_code} {reason}")
+            hint = "; -token-file names its token" if event.status_code == 401 else ""
+            raise UpgradeError(f"the host refuses the link: {event.status_code} {reason}{hint}")
         assert isinstance(event, h11.InformationalResponse)
         headers = _headers(event)
         if event.status_code != 101 or PROTOCOL not in _tokens(headers, "upgrade"):
@@ -197,7 +207,7 @@ def _next_event(http: h11.Connection, data: bytes) -> object:
         http.receive_data(data)
         return http.next_event()
     except h11.RemoteProtocolError as error:
-        raise UpgradeError(f"a malformed HTTP head: {error}") from None
+        raise UpgradeError(f"a malformed HTTP head: {without_bytes(str(error))}") from None
 
 
 def _split(received: bytearray, http: h11.Connection) -> tuple[bytes, bytes]:

@@ -171,7 +171,7 @@ def test_a_request_that_comes_with_the_end(run: Callable[..., None], path: Path)
     async def scenario(daemon: Daemon) -> None:
         reader, writer = await asyncio.open_unix_connection(str(path))
         writer.write(b"GET /cam HTTP/1.1\r\nHost: x\r\n\r\n")
-        while not daemon._adopting:
+        while not daemon._api._callers._adopting:
             await asyncio.sleep(0)
         await daemon.close()
         await reader.read()
@@ -220,6 +220,7 @@ def test_a_guest_is_shown(run: Callable[..., None], path: Path) -> None:
                 "DNSCache",
                 "Resolver",
                 "Destinations",
+                "Access",
             }
         while daemon.stack.switch.ports:
             await asyncio.sleep(0)

@@ -7,16 +7,19 @@ was done.  `openapi.json` describes each call.  `_STATUS` is the one place where
 status.
 """
 
+import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any, Protocol
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Handler
 
+from gvproxy.api.handlers import ASKED, error, guard, refused
 from gvproxy.api.profiler import Profiler
 from gvproxy.api.stats import Tree
 from gvproxy.errors import (
@@ -32,15 +35,19 @@ from gvproxy.errors import (
     NotSupportedError,
     UnknownProtocolError,
 )
+from gvproxy.ports.access import Access
 from gvproxy.services import zonejson
 from gvproxy.services.forwarder import Forwarder
+from gvproxy.services.forwards import public
 from gvproxy.services.zones import Zones
-from taplink.text import one_line
+from taplink.text import without_bytes
 
 log = logging.getLogger(__name__)
 
 MAX_BODY = 64 * 1024
 """Bytes; the longest sensible body, a zone of names, is a tenth of it."""
+BODY_TIMEOUT = 10.0
+"""Seconds for all of it, as for a head in `gvproxy.ports.lobby`."""
 
 # As Go's gvproxy answers them, where it knows the error.
 _STATUS: dict[type[GvproxyError], int] = {
@@ -55,8 +62,6 @@ _STATUS: dict[type[GvproxyError], int] = {
     BadZoneError: 400,
     NotSupportedError: 501,
 }
-
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Backend(Protocol):
@@ -102,14 +107,15 @@ class _ServerLog(logging.LoggerAdapter[logging.Logger]):
         error = kwargs.get("exc_info")
         if isinstance(error, (HttpProcessingError, web.RequestPayloadError, ConnectionError)):
             reason = " ".join(str(error).split())
-            super().log(logging.DEBUG, "a request was refused: %s", reason)
+            super().log(logging.DEBUG, "a request was refused: %s", without_bytes(reason))
         else:
             super().log(level, msg, *args, **kwargs)
 
 
-def make_app(backend: Backend, profiler: Profiler | None = None) -> web.Application:
+def make_app(backend: Backend, access: Access, profiler: Profiler | None = None) -> web.Application:
     """Build the host's application; it serves any number of listeners."""
     app = make_guest_app(backend.forwarder)
+    app.middlewares.insert(0, guard(access))
     shown: dict[str, Callable[[], object]] = {
         "/stats": backend.stats,
         "/cam": backend.cam,
@@ -142,19 +148,16 @@ def make_guest_app(forwarder: Forwarder) -> web.Application:
 
     async def expose(request: web.Request) -> web.Response:
         body = await _body(request)
-        await forwarder.expose(
-            _text(body, "local"),
-            _text(body, "remote"),
-            _text(body, "protocol") or "tcp",
-            request.remote or None,
-        )
+        local, remote, protocol = (_text(body, key) for key in ("local", "remote", "protocol"))
+        ASKED.set(f" {protocol or 'tcp'} {local} to {public(remote)}")
+        await forwarder.expose(local, remote, protocol or "tcp", request.remote or None)
         return web.Response()
 
     async def unexpose(request: web.Request) -> web.Response:
         body = await _body(request)
-        await forwarder.unexpose(
-            _text(body, "local"), _text(body, "protocol") or "tcp", request.remote or None
-        )
+        local, protocol = (_text(body, key) for key in ("local", "protocol"))
+        ASKED.set(f" {protocol or 'tcp'} {local}")
+        await forwarder.unexpose(local, protocol or "tcp", request.remote or None)
         return web.Response()
 
     app.router.add_route("*", "/services/forwarder/all", _get(forwarder.all))
@@ -175,7 +178,7 @@ def _description() -> object:
     return json.loads(resources.files("gvproxy.api").joinpath("openapi.json").read_text("utf-8"))
 
 
-def _get(show: Callable[[], object]) -> _Handler:
+def _get(show: Callable[[], object]) -> Handler:
     async def handler(request: web.Request) -> web.Response:
         if request.method not in ("GET", "HEAD"):
             raise web.HTTPBadRequest(text="get only")
@@ -188,9 +191,9 @@ def _get(show: Callable[[], object]) -> _Handler:
 async def _expected(request: web.Request) -> web.Response | None:
     """Answer `Expect: 100-continue`; what is too large need not come (RFC 9110 §10.1.1)."""
     if request.headers["Expect"].lower() != "100-continue":
-        return _refused(request, 417, "only 100-continue can be expected")
+        return refused(request, 417, "only 100-continue can be expected")
     if (request.content_length or 0) > MAX_BODY:
-        return _refused(request, 413, f"Maximum request body size {MAX_BODY} exceeded.")
+        return refused(request, 413, f"Maximum request body size {MAX_BODY} exceeded.")
     if request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     return None
@@ -201,7 +204,10 @@ async def _body(request: web.Request) -> dict[str, object]:
     if request.method != "POST":
         raise web.HTTPBadRequest(text="post only")
     try:
-        data = await request.read()
+        async with asyncio.timeout(BODY_TIMEOUT):
+            data = await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout(text="the body does not come") from None
     except (web.RequestPayloadError, ConnectionError, RuntimeError):
         # Its encoding is broken, or its end never came; aiohttp has a RuntimeError for the latter.
         raise web.HTTPBadRequest(text="the body cannot be read") from None
@@ -223,22 +229,13 @@ def _text(body: dict[str, object], key: str) -> str:
 
 
 @web.middleware
-async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
-    except GvproxyError as error:
-        return _refused(request, _STATUS[type(error)], str(error))
-    except web.HTTPException as error:
-        return _refused(request, error.status, error.text or error.reason)
+    except GvproxyError as problem:
+        return refused(request, _STATUS[type(problem)], str(problem))
+    except web.HTTPException as problem:
+        return refused(request, problem.status, problem.text or problem.reason)
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
-        return _error(500, "internal error")
-
-
-def _refused(request: web.Request, status: int, text: str) -> web.Response:
-    log.debug("%s %s: %s", request.method, one_line(request.path), one_line(text))
-    return _error(status, text)
-
-
-def _error(status: int, text: str) -> web.Response:
-    return web.Response(status=status, text=f"{one_line(text)}\n")
+        return error(500, "internal error")

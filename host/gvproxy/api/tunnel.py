@@ -14,6 +14,7 @@ from ipaddress import IPv4Address
 from urllib.parse import parse_qs
 
 from gvproxy.flows.tcp import TcpFlows
+from gvproxy.ports.access import Refusal
 from gvproxy.stack.stack import Stack
 from gvproxy.tcp import calls
 from gvproxy.tcp.connection import Connection
@@ -138,15 +139,4 @@ def _destination(target: str) -> tuple[IPv4Address, int]:
 def _refuse(sock: socket.socket, status: HTTPStatus, text: str) -> None:
     """Answer by HTTP, and close."""
     log.debug("no tunnel: %s", one_line(text))
-    body = f"{one_line(text)}\n"
-    head = (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\n"
-        "Content-Type: text/plain; charset=utf-8\r\n"
-        f"Content-Length: {len(body.encode())}\r\n"
-        "Connection: close\r\n\r\n"
-    )
-    with suppress(OSError):
-        sock.send((head + body).encode())
-        # What is unread would make a reset of the close, which can overtake the answer.
-        sock.recv(1 << 16)
-    sock.close()
+    Refusal(status, one_line(text)).answer(sock)

@@ -36,14 +36,19 @@ class Lobby:
     """The connections of one kind of listener."""
 
     def __init__(
-        self, loop: AbstractEventLoop, refusal: bytes = b"", timeout: float | None = TIMEOUT
+        self,
+        loop: AbstractEventLoop,
+        refusal: bytes = b"",
+        timeout: float | None = TIMEOUT,
+        limit: int | None = None,
     ) -> None:
         """`refusal` is what a connection is told that makes no sense; it may be silent for ever
-        where there is no timeout.
+        where there is no timeout.  `limit` is of connections, MAX_WAITING where it is not given.
         """
         self.loop = loop
         self.refusal = refusal
         self.timeout = timeout
+        self.limit = MAX_WAITING if limit is None else limit
         self.waiting: dict[_Visitor, None] = {}
         self._complaint = Complaint(log)
 
@@ -52,7 +57,7 @@ class Lobby:
 
         `where` is the listener's name.
         """
-        if len(self.waiting) >= MAX_WAITING:
+        if len(self.waiting) >= self.limit:
             next(iter(self.waiting)).close()
         _Visitor(self, sock, where, feed, read)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
-from gvproxy.config import Config
+from gvproxy.config import Config, Forward
 from gvproxy.errors import (
     AlreadyExposedError,
     BadRemoteError,
@@ -95,7 +95,7 @@ class Forwarder:
         pairs = forwards.read(kind, local, remote)
         host = pairs[0][1].host
         if guest is not None and host and not _is_address(host):
-            raise ForbiddenError(f"{guest} may have no names looked up: {host}")
+            raise ForbiddenError(f"{guest} may have no names looked up: {forwards.public(host)}")
         address = await self._address(host, caller)
         if guest not in (None, address):
             raise ForbiddenError(f"{guest} may publish its own ports, not those of {address}")
@@ -146,10 +146,18 @@ class Forwarder:
     def all(self) -> list[dict[str, str]]:
         """Return what is published, by local address, as the API shows it."""
         return [
-            {"local": name, "remote": str(published.remote), "protocol": kind}
-            for (kind, name), published in sorted(
-                self._published.items(), key=lambda item: (item[0][1], item[0][0])
-            )
+            {"local": name, "remote": str(remote), "protocol": kind}
+            for kind, name, remote in self._sorted()
+        ]
+
+    def kept(self) -> list[Forward]:
+        """Return the same, as it can be published by again."""
+        return [Forward(name, remote.kept, kind) for kind, name, remote in self._sorted()]
+
+    def _sorted(self) -> list[tuple[Protocol, str, Remote]]:
+        return [
+            (kind, name, self._published[kind, name].remote)
+            for kind, name in sorted(self._published, key=lambda key: (key[1], key[0]))
         ]
 
     async def close(self) -> None:
@@ -209,7 +217,8 @@ class Forwarder:
 
     async def _look_up(self, name: str) -> Collection[IPv4Address]:
         if not _HOST_NAME.fullmatch(name) or len(name) > 253:
-            raise BadRemoteError(f"remote {name!r} is no IPv4 address, and no name of a host")
+            shown = forwards.public(name)
+            raise BadRemoteError(f"remote {shown!r} is no IPv4 address, and no name of a host")
         found = await self._resolve(name)
         if not found:
             raise BadRemoteError(f"remote {name} has no IPv4 address that anybody knows")

@@ -53,6 +53,11 @@ class Remote:
         """Return it as the API shows it."""
         return f"{self.host}:{self.port}"
 
+    @property
+    def kept(self) -> str:
+        """Return it as it can be published by again."""
+        return str(self)
+
 
 @dataclass(frozen=True, slots=True)
 class UrlRemote(Remote):
@@ -73,9 +78,14 @@ class SshRemote(Remote):
     passphrase: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        """Return it as the API shows it: without the passphrase."""
+        """Return it as the API shows it, to guests too: without the key and its passphrase."""
         where = f"{quote(self.user)}@{self.host}:{self.port}"
-        return f"ssh-tunnel://{where}{quote(self.path)}?key={quote(self.key)}"
+        return f"ssh-tunnel://{where}{quote(self.path)}"
+
+    @property
+    def kept(self) -> str:
+        """Return it as the state has it: the file of the key, but not its passphrase."""
+        return f"{self}?key={quote(self.key)}"
 
 
 def read_protocol(text: str) -> Protocol:
@@ -96,9 +106,8 @@ def read(protocol: Protocol, local: str, remote: str) -> list[tuple[Local, Remot
         raise BadRemoteError("remote is missing")
     remotes = _ports(remote) if protocol.has_ports else [_url(remote)]
     if len(locals_) != len(remotes):
-        raise BadRemoteError(
-            f"remote {remote!r} has {len(remotes)} ports, and local {local!r} has {len(locals_)}"
-        )
+        counts = f"has {len(remotes)} ports, and local {local!r} has {len(locals_)}"
+        raise BadRemoteError(f"remote {public(remote)!r} {counts}")
     return list(zip(locals_, remotes, strict=True))
 
 
@@ -123,7 +132,7 @@ def read_locals(protocol: Protocol, text: str) -> list[Local]:
 def _ports(text: str) -> list[Remote]:
     host, separator, ports = text.rpartition(":")
     if not separator:
-        raise BadRemoteError(f"remote {text!r} has no port")
+        raise BadRemoteError(f"remote {public(text)!r} has no port")
     return [Remote(host, port) for port in _range(ports)]
 
 
@@ -132,18 +141,18 @@ def _url(text: str) -> Remote:
         url = urlsplit(text)
         text.encode()
     except ValueError:
-        raise BadRemoteError(f"remote {_public(text)!r} is no URL") from None
+        raise BadRemoteError(f"remote {public(text)!r} is no URL") from None
     match url.scheme:
         case "tcp":
             host, separator, port = url.netloc.rpartition(":")
             if not separator:
-                raise BadRemoteError(f"remote {text!r} has no port")
+                raise BadRemoteError(f"remote {public(text)!r} has no port")
             return UrlRemote(host, _port(port))
         case "ssh-tunnel":
             return _ssh(text, url)
         case _:
             raise BadRemoteError(
-                f"remote {_public(text)!r} must be tcp://host:port or "
+                f"remote {public(text)!r} must be tcp://host:port or "
                 "ssh-tunnel://user@host:port/path?key=FILE"
             )
 
@@ -151,12 +160,12 @@ def _url(text: str) -> Remote:
 def _ssh(text: str, url: SplitResult) -> SshRemote:
     user, separator, where = url.netloc.rpartition("@")
     if not (user and separator):
-        raise BadRemoteError(f"remote {_public(text)!r} names no user")
+        raise BadRemoteError(f"remote {public(text)!r} names no user")
     if not unquote(url.path).strip("/"):
-        raise BadRemoteError(f"remote {_public(text)!r} has no path of a socket in the guest")
+        raise BadRemoteError(f"remote {public(text)!r} has no path of a socket in the guest")
     values = {name: values[0] for name, values in parse_qs(url.query).items()}
     if not values.get("key"):
-        raise BadRemoteError(f"remote {_public(text)!r} names no key, a file of the host's")
+        raise BadRemoteError(f"remote {public(text)!r} names no key, a file of the host's")
     host, _, port = where.partition(":")
     return SshRemote(
         host=host,
@@ -177,8 +186,8 @@ def _is_text(text: str) -> bool:
     return True
 
 
-def _public(url: str) -> str:
-    """Leave out of an error what may be secret."""
+def public(url: str) -> str:
+    """Leave out of what is shown or logged what may be secret: a URL's query."""
     return url.partition("?")[0]
 
 
@@ -195,5 +204,5 @@ def _range(text: str) -> range:
 
 def _port(text: str) -> int:
     if not (_NUMBER.fullmatch(text) and 0 < int(text) <= 65535):
-        raise BadPortError(f"port {text!r} is not a number from 1 to 65535")
+        raise BadPortError(f"port {public(text)!r} is not a number from 1 to 65535")
     return int(text)

@@ -67,7 +67,7 @@ class Keeper:
         What is published already is the configuration's, and not kept.  What cannot be had any more
         is said and forgotten.
         """
-        self._configured = set(self._published())
+        self._configured = set(self._forwarder.kept())
         for forward in self._last.forwards:
             await self._restore_forward(forward)
 
@@ -115,9 +115,6 @@ class Keeper:
                 log.warning("-state-dir: the state is not saved: %s", reason(error))
         self._file.close()
 
-    def _published(self) -> list[Forward]:
-        return [Forward(**one) for one in self._forwarder.all()]
-
     def _collect(self) -> State:
         now = self._loop.time()
         since_1970 = time.time() - now
@@ -132,7 +129,7 @@ class Keeper:
                 )
                 for lease in self._dhcp.bound(now)
             ],
-            forwards=[one for one in self._published() if one not in self._configured],
+            forwards=[one for one in self._forwarder.kept() if one not in self._configured],
             zones=self._zones.added,
         )
 

@@ -13,8 +13,9 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from gvproxy import errors
 from gvproxy.api import app
-from gvproxy.api.adopt import adopt
+from gvproxy.api.callers import Callers
 from gvproxy.api.stats import Tree
+from gvproxy.ports.access import Access
 from gvproxy.services.zones import Zones
 from tests.host.forwarding import make_forwarder
 
@@ -64,7 +65,7 @@ class Api:
 def serve(scenario: Callable[[Api], Awaitable[None]], backend: type[Backend] = Backend) -> None:
     async def run() -> None:
         made = backend()
-        async with TestClient(TestServer(app.make_app(made))) as client:
+        async with TestClient(TestServer(app.make_app(made, Access()))) as client:
             await scenario(Api(client))
         await made.forwarder.close()
 
@@ -431,11 +432,13 @@ def test_a_refused_call_is_one_line_of_the_log(
 async def exchange(request: bytes, *, leave: bool = False) -> list[int]:
     """Send bytes to the API as the daemon serves it; return the statuses of all answers."""
     made = Backend()
-    runner = app.make_runner(app.make_app(made))
+    runner = app.make_runner(app.make_app(made, Access()))
     await runner.setup()
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    await adopt(runner.server, theirs, request)
+    callers = Callers(asyncio.get_running_loop(), 1)
+    assert runner.server is not None
+    callers.adopt(runner.server, theirs, request)
     reader, writer = await asyncio.open_connection(sock=ours)
     if leave:
         writer.write_eof()

@@ -24,6 +24,7 @@ from schemathesis.specs.openapi import checks
 from gvproxy.api import app
 from gvproxy.config import configure
 from gvproxy.daemon import Daemon
+from gvproxy.ports.access import Access
 from tests.host.stack.bench import GATEWAY, arp
 
 DESCRIPTION: dict[str, Any] = json.loads(Path(app.__file__).with_name("openapi.json").read_text())
@@ -73,7 +74,7 @@ class Served(logging.Handler):
         self._guest.send(len(frame).to_bytes(2, "little") + frame)
         while not self._daemon.cam():
             await asyncio.sleep(0)
-        self.app = app.make_app(self._daemon)
+        self.app = app.make_app(self._daemon, Access())
         self._runner = app.make_runner(self.app)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()

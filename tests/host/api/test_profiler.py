@@ -10,6 +10,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from gvproxy.api import app
 from gvproxy.api.profiler import Profiler
+from gvproxy.ports.access import Access
 
 from .test_app import Backend
 
@@ -20,7 +21,7 @@ PATH = "/debug/profile"
 def serve(scenario: Callable[[Client], Awaitable[None]], profiler: Profiler | None = None) -> None:
     async def run() -> None:
         made = Backend()
-        async with TestClient(TestServer(app.make_app(made, profiler))) as client:
+        async with TestClient(TestServer(app.make_app(made, Access(), profiler))) as client:
             await scenario(client)
         await made.forwarder.close()
 

@@ -414,5 +414,5 @@ def test_the_documents_example_has_every_key(path: Path) -> None:
     config = parse(path, text)
     assert config.zones[0].default == ip("192.168.127.2")
     written = set(re.findall(r"^ *([a-zA-Z0-9-]+):", text, re.MULTILINE))
-    left_out = {"debug", "ec2MetadataAccess", "vpnKitUUIDMacAddresses"}
+    left_out = {"api-token-file", "debug", "ec2MetadataAccess", "vpnKitUUIDMacAddresses"}
     assert configfile._TOP.keys() | configfile._STACK.keys() <= written | left_out

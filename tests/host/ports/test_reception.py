@@ -8,21 +8,25 @@ from collections.abc import Iterator
 import pytest
 
 from gvproxy.ports import lobby
+from gvproxy.ports.access import Access
 from gvproxy.ports.reception import Reception
+from taplink.bearer import Bearer
 from taplink.upgrade import Request
 from tests.manual_loop import ManualLoop
 
-CONNECT = b"POST /connect HTTP/1.1\r\nHost: gvproxy\r\n\r\n"
-GET = b"GET /stats?x=1 HTTP/1.1\r\nHost: gvproxy\r\n\r\n"
+WAITING = 110
+CONNECT = b"POST /connect HTTP/1.1\r\nHost: localhost\r\n\r\n"
+GET = b"GET /stats?x=1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, token: Bearer | None = None) -> None:
         self.loop = ManualLoop()
         self.links: list[tuple[socket.socket, Request]] = []
         self.tunnels: list[tuple[socket.socket, Request]] = []
         self.http: list[tuple[socket.socket, Request]] = []
         self.clients: list[socket.socket] = []
+        self.access = Access(token)
         self.reception = Reception(
             self.loop.as_loop(),
             {
@@ -30,6 +34,8 @@ class Bench:
                 "/tunnel": lambda sock, request: self.tunnels.append((sock, request)),
             },
             lambda sock, request: self.http.append((sock, request)),
+            self.access,
+            WAITING,
         )
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.listener.setblocking(False)
@@ -106,7 +112,7 @@ def test_a_head_may_come_byte_by_byte(bench: Bench) -> None:
 def test_anything_else_is_http_with_what_was_read(bench: Bench) -> None:
     for head in (
         GET,
-        b"POST /connections HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /connections HTTP/1.1\r\nHost: [::1]:80\r\n\r\n",
         CONNECT.replace(b"POST", b"GET"),
         CONNECT.replace(b"POST /connect", b"GET /tunnel"),
     ):
@@ -185,16 +191,15 @@ def test_a_client_that_says_nothing_is_ended(bench: Bench) -> None:
     assert ended(client) == b""
 
 
-def test_the_oldest_of_many_gives_way(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lobby, "MAX_WAITING", 3)
-    first, *others = bench.accepted(3)
+def test_the_oldest_of_many_gives_way(bench: Bench) -> None:
+    first, *others = bench.accepted(WAITING)
     new = bench.connect()
     new.sendall(CONNECT)
     bench.loop.until(lambda: bench.links)
     assert ended(first) == b""
     for client in others:
         client.sendall(CONNECT)
-    bench.loop.until(lambda: len(bench.links) == 3)
+    bench.loop.until(lambda: len(bench.links) == WAITING)
 
 
 def test_many_at_once_are_accepted_in_turns(bench: Bench) -> None:
