@@ -29,8 +29,7 @@ FIRST_DELAY = 1.0
 # a link that loses nothing: what goes unanswered met a server that was not up yet.
 LAST_DELAY = 16.0
 _MAX_DOUBLINGS = 16
-"""More than it takes to `LAST_DELAY`, and fewer than a number can hold: no server may come for days.
-"""
+"""More than it takes to `LAST_DELAY`, and fewer than a number holds: nobody may answer for days."""
 MAX_ATTEMPTS = 4
 """REQUESTs without an answer before the client begins anew with a DISCOVER (§3.1 item 5)."""
 MIN_RENEWAL_DELAY = 60.0
