@@ -17,6 +17,7 @@ import h11
 from taplink import vnet
 from taplink.endpoint import DEFAULT_REQUEST_PATH, Endpoint
 from taplink.framing import HYPERKIT, TAPLINK, Framing, LinkError
+from taplink.text import one_line
 from taplink.vnet import Offload
 
 PROTOCOL = "taplink/1"
@@ -162,7 +163,7 @@ class ResponseReader:
         if event is h11.NEED_DATA:
             return None
         if isinstance(event, h11.Response):
-            reason = event.reason.decode("latin-1")
+            reason = one_line(event.reason.decode("latin-1"))
             raise UpgradeError(f"the host refuses the link: {event.status_code} {reason}")
         assert isinstance(event, h11.InformationalResponse)
         headers = _headers(event)
