@@ -72,9 +72,9 @@ def _run(name: str, seconds: float, seed: int) -> bool:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.RLIM_INFINITY))
     signal.signal(signal.SIGALRM, _hangs)
     target = load(name)
-    seeds = [split(one) for one in corpus.inputs(name).values()]
     end, number, settled = monotonic() + seconds, 0, 0
     with OneLine():
+        seeds = [split(one) for one in corpus.inputs(name).values()]
         while monotonic() < end:
             rng = random.Random(f"{seed} {number}")
             data = join(mutate(seeds, rng, target.repair))

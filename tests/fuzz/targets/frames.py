@@ -238,7 +238,7 @@ def _lease() -> bytes:
     recorder = Recorder()
     where = {"source": bytes(4), "destination": b"\xff" * 4, "to": b"\xff" * 6, "sport": 68}
     for kind, more in ((1, {}), (3, {"wanted": "192.168.127.3"}), (7, {"server": "192.168.127.1"})):
-        body = dhcp_message(kind, name=b"guest", **more)
+        body = dhcp_message(kind, MAC, name=b"guest", **more)
         recorder.note(PLAIN, lab.udp(body, dport=67, **where))  # type: ignore[arg-type]
     return join(recorder.case)
 
