@@ -1,5 +1,5 @@
-# What can be typed here: run, test, test-vm, check, mutations, bench, bench-loss, soak, rpm, image,
-# clean.  Each works from a clean clone; CONTRIBUTING.md says what they need.  System packages are
+# What can be typed here: run, test, test-vm, check, mutations, fuzz, bench, bench-loss, soak, rpm,
+# image, clean.  Each works from a clean clone; CONTRIBUTING.md says what they need.  System packages are
 # the business of tests/lab/require.sh.
 
 PYTHON ?= python3
@@ -20,7 +20,7 @@ DEBIAN = $(REQUIRE) --optional qemu-system-x86_64 qemu-img mmdebstrap mke2fs set
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: run tun test test-vm check lint mutations bench bench-loss soak rpm image clean
+.PHONY: run tun test test-vm check lint mutations fuzz bench bench-loss soak rpm image clean
 .DEFAULT_GOAL := check
 
 $(STAMP): pyproject.toml
@@ -53,6 +53,7 @@ test: tun lint $(WHEELS)
 	  echo "make test needs root, or a kernel that allows user namespaces: type sudo make test" >&2; \
 	  exit 1; }
 	@$(BIN)/pytest -m "not root and not vm"
+	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60)
 	@# A folder of its own: the root of a user namespace may not write to real root's.
 	@folder=$$(mktemp -d -t t.XXXX) && trap 'rm -rf "$$folder"' EXIT && trap 'exit 2' HUP INT TERM && \
 	  TMPDIR=$$folder $(AS_ROOT) $(BIN)/pytest -m root
@@ -77,6 +78,14 @@ lint: $(STAMP)
 # Whether the tests notice a TCP engine that is broken in one place.  ONLY=congestion.py, JOBS=4
 mutations: $(STAMP)
 	@$(BIN)/python -m tests.mutations $(if $(ONLY),--only "$(ONLY)") $(if $(JOBS),--jobs $(JOBS))
+
+# Inputs that nobody has thought of.  TARGET=frames, SECONDS=60 for each, SEED=... of a run that is to
+# be repeated, COVERAGE=1 for atheris to choose them
+fuzz: $(STAMP)
+	@$(if $(COVERAGE),$(BIN)/python -c "import atheris" 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]')
+	@$(BIN)/python -m tests.fuzz $(TARGET) $(if $(SECONDS),--seconds $(SECONDS)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(COVERAGE),--coverage)
 
 # Against plain loopback, slirp4netns and pasta.  SECONDS=3 per measurement, ROUNDS=3, ONLY=tcp1,...
 bench: $(STAMP)

@@ -28,6 +28,8 @@ FIRST_DELAY = 1.0
 # Deviation: RFC 2131 §4.1 begins with 4 seconds and ends with 64.  The server is one hop away on
 # a link that loses nothing: what goes unanswered met a server that was not up yet.
 LAST_DELAY = 16.0
+_MAX_DOUBLINGS = 16
+"""More than it takes to `LAST_DELAY`, and fewer than a number holds: nobody may answer for days."""
 MAX_ATTEMPTS = 4
 """REQUESTs without an answer before the client begins anew with a DISCOVER (§3.1 item 5)."""
 MIN_RENEWAL_DELAY = 60.0
@@ -232,7 +234,8 @@ class Client:
         self._timer = now + delay
 
     def _retry_delay(self) -> float:
-        delay = min(FIRST_DELAY * 2.0 ** (self._attempts - 1), LAST_DELAY)
+        doublings = min(self._attempts - 1, _MAX_DOUBLINGS)
+        delay = min(FIRST_DELAY * 2.0**doublings, LAST_DELAY)
         return delay * self._rng.uniform(0.75, 1.25)
 
     def _renewal_delay(self, until: float, now: float) -> float:

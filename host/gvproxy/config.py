@@ -7,7 +7,6 @@ it.
 """
 
 import logging
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
@@ -49,8 +48,6 @@ DEFAULT_KEEPALIVE = 7200
 """Seconds of silence until a guest is asked about a connection (RFC 9293 MUST-28: two hours)."""
 NO_KEEPALIVE = 0
 DEFAULT_PROFILE = "containers"
-MAX_GROUPS = 100
-"""In a record's pattern: `re` calls itself for each that is in another."""
 LOG_LEVELS = {
     "trace": logging.DEBUG,
     "debug": logging.DEBUG,
@@ -79,16 +76,6 @@ class Record:
     name: str
     address: IPv4Address | IPv6Address
     pattern: str = ""
-
-
-def check_pattern(pattern: str) -> None:
-    """See that a record's pattern can be compiled; raises ValueError with the reason."""
-    if pattern.count("(") > MAX_GROUPS:
-        raise ValueError(f"it has more than {MAX_GROUPS} groups")
-    try:
-        re.compile(pattern)
-    except (re.error, ValueError, OverflowError) as error:  # the latter two: of numbers and flags
-        raise ValueError(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from gvproxy.config import Forward, Record, SshForward, Zone, check_pattern
+from gvproxy.config import Forward, Record, SshForward, Zone
 from gvproxy.errors import ConfigError
 from gvproxy.limits import Limit, Limits
+from gvproxy.patterns import check_pattern
 from gvproxy.rules import Network, Protocol, Rule, read_destination, read_network, read_ports
 from taplink.text import one_line, reason
 

@@ -18,7 +18,7 @@ from taplink import vnet
 from taplink.bearer import Bearer
 from taplink.endpoint import DEFAULT_REQUEST_PATH, Endpoint, Scheme
 from taplink.framing import HYPERKIT, TAPLINK, Framing, LinkError
-from taplink.text import without_bytes
+from taplink.text import one_line, without_bytes
 from taplink.vnet import Offload
 
 PROTOCOL = "taplink/1"
@@ -171,7 +171,7 @@ class ResponseReader:
         if event is h11.NEED_DATA:
             return None
         if isinstance(event, h11.Response):
-            reason = event.reason.decode("latin-1")
+            reason = one_line(event.reason.decode("latin-1"))
             hint = "; -token-file names its token" if event.status_code == 401 else ""
             raise UpgradeError(f"the host refuses the link: {event.status_code} {reason}{hint}")
         assert isinstance(event, h11.InformationalResponse)

@@ -147,6 +147,15 @@ def test_discover_is_repeated_ever_more_slowly() -> None:
         assert 0.75 * plain <= waited <= 1.25 * plain
 
 
+def test_discover_is_repeated_for_days() -> None:
+    bench = Bench()
+    bench.up()
+    for _ in range(3000):
+        waited = bench.wait()
+        bench.sent()
+    assert 12 <= waited <= 20
+
+
 def test_guests_do_not_repeat_in_step() -> None:
     waits, xids = set(), set()
     for seed in range(10):

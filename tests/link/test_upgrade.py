@@ -208,6 +208,7 @@ def test_silence_is_the_old_dialect(received: bytes) -> None:
     ("answer", "reason"),
     [
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "404 Not Found"),
+        (b"HTTP/1.1 404 \x1b[2J\r\n\r\n", r"404 \\x1b\[2J$"),
         (b"HTTP/1.1 200 OK\r\n\r\n", "200 OK"),
         (b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", "400 Bad Request"),
         (b"HTTP/1.1 100 Continue\r\n\r\n", "100"),

@@ -47,6 +47,10 @@ _MIN_SIZE = 300
 
 _MAX_OPTION = 255
 """Bytes of an option (RFC 2132 §2)."""
+_MAX_SIZE = 1472
+"""Bytes of a client's message: as many as Ethernet has room for.  dpkt is quadratic in padding, and
+takes 60 ms for the largest datagram.
+"""
 
 _OPTION_FQDN = 81
 _FQDN_ENCODED = 0x04
@@ -373,6 +377,8 @@ def encode_search(domains: Sequence[str]) -> bytes:
 
 def _parse(message: bytes) -> _Message:
     """Read a client's message; raises _Malformed."""
+    if len(message) > _MAX_SIZE:
+        raise _Malformed
     try:
         packet = dhcp.DHCP(message)
     except (dpkt.UnpackError, IndexError):

@@ -13,6 +13,10 @@ from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 from gvproxy.errors import BadLocalError, BadPortError, BadRemoteError, UnknownProtocolError
 
 SSH_PORT = 22
+MAX_RANGE = 1024
+"""Ports of one forward, which takes 40 ms by then, and a guest may ask for it."""
+MAX_HOST = 255
+"""Characters; each port of a range is known by a text with it."""
 _NUMBER = re.compile("[0-9]{1,5}")
 
 
@@ -125,6 +129,8 @@ def read_locals(protocol: Protocol, text: str) -> list[Local]:
     host, separator, ports = text.rpartition(":")
     if not separator:
         raise BadLocalError(f"local {text!r} has no port")
+    if len(host) > MAX_HOST:
+        raise BadLocalError(f"local has a host of more than {MAX_HOST} characters")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     return [Local(f"{host}:{port}", bare, port) for port in _range(ports)]
 
@@ -199,6 +205,8 @@ def _range(text: str) -> range:
     found = range(_port(first), _port(last) + 1)
     if not found:
         raise BadPortError(f"ports {text!r} are no range: the first comes first")
+    if len(found) > MAX_RANGE:
+        raise BadPortError(f"ports {text!r} are more than {MAX_RANGE}")
     return found
 
 

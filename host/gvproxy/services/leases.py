@@ -94,7 +94,7 @@ class LeaseTable:
                     return address
                 self._next += 1
             self._next = self._first  # for whoever was seen to use one may have left
-        expired = self._oldest_expired(guest, now)
+        expired = self._oldest_expired(mac, guest, now)
         if expired is None:
             self._quota.refused += 1
         return expired
@@ -113,9 +113,7 @@ class LeaseTable:
         if lease is None:
             room = key in self._by_key or self._quota.has_room(guest)
             return room and self._user(address) in (None, mac)
-        if lease.key == key:
-            return True
-        return lease.expires <= now and self._may_take(lease, guest)
+        return lease.key == key or self._may_take(lease, mac, guest, now)
 
     def put(self, lease: Lease, now: float) -> None:
         """Enter a binding in place of those its client and its address had.
@@ -180,16 +178,22 @@ class LeaseTable:
                     self._drop(lease)  # it has gone, and may ask again
         return quota.has_room(guest)
 
-    def _may_take(self, lease: Lease, guest: Port | None) -> bool:
-        """Tell whether a guest may have another's place that has run out."""
-        return lease.guest is guest or self._quota.held(guest) < self._quota.limit.guest
+    def _may_take(self, lease: Lease, mac: bytes, guest: Port | None, now: float) -> bool:
+        """Tell whether a guest may have another's place: it has run out, and nobody else uses it.
 
-    def _oldest_expired(self, guest: Port | None, now: float) -> int | None:
+        Who has had the address by that very lease has to give it up (RFC 2131 §4.4.5).
+        """
+        if lease.expires > now:
+            return False
+        if lease.guest is not guest and self._quota.held(guest) >= self._quota.limit.guest:
+            return False
+        allowed = (None, mac, lease.mac) if lease.bound else (None, mac)
+        return self._user(lease.address) in allowed
+
+    def _oldest_expired(self, mac: bytes, guest: Port | None, now: float) -> int | None:
         expired = [
             lease
             for lease in self._by_address.values()
-            if lease.expires <= now
-            and lease.address not in self._owned
-            and self._may_take(lease, guest)
+            if lease.address not in self._owned and self._may_take(lease, mac, guest, now)
         ]
         return min(expired, key=lambda lease: lease.expires).address if expired else None

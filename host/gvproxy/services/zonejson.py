@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from gvproxy.config import Record, Zone, check_pattern
+from gvproxy.config import Record, Zone
 from gvproxy.errors import BadZoneError
+from gvproxy.patterns import check_pattern
 from gvproxy.services import dnsmessage
 
 

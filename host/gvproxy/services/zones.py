@@ -14,6 +14,7 @@ from math import inf
 
 from gvproxy.config import Record, Zone
 from gvproxy.errors import BadZoneError
+from gvproxy.patterns import NAME
 from gvproxy.services import dnsmessage, zonejson
 from gvproxy.services.dnsmessage import Labels
 
@@ -139,7 +140,7 @@ class _Names:
         first = exact[0][0] if exact else inf
         text = b".".join(name).decode("ascii", "backslashreplace")
         for number, pattern, address in self._patterns:
-            if number < first and pattern.search(text):
+            if number < first and len(text) < NAME and pattern.search(text):
                 return [address]
         if exact:
             return [address for _, address in exact]

@@ -106,6 +106,8 @@ class Sessions:
         if size <= 0:
             return False
         if not (offset and frame[0] & _TRUSTED):
+            if offset and frame[1]:
+                return False
             if not valid(ones_sum(frame, length, start) + session.pseudo + length):
                 return False
         elif frame[1]:
@@ -157,7 +159,7 @@ def segment_size(meta: Buffer, count: int) -> int:
 
     0 where that is not what it wants, or a guest's own kernel would not.
     """
-    if meta[1] != vnet.GSO_UDP_L4:
+    if meta[1] != vnet.GSO_UDP_L4 or not meta[0] & _TRUSTED:
         return 0
     size = min(meta[4] | meta[5] << 8, count)
     return size if count <= size * MAX_GUEST_SEGMENTS else 0

@@ -332,6 +332,25 @@ def test_an_address_in_use_is_its_users(client: Client) -> None:
     assert client.ask(REQUEST, 1, ciaddr=FIRST) == f"ack {FIRST}"
 
 
+def test_an_address_in_use_is_its_users_though_it_was_offered_before(client: Client) -> None:
+    client.ask(DISCOVER, 1, wanted=FIRST)
+    client.users[int(IPv4Address(FIRST))] = mac(3)
+    client.now += OFFER_TIME
+    assert client.ask(REQUEST, 2, wanted=FIRST) == "nak"
+    assert client.ask(REQUEST, 3, ciaddr=FIRST) == f"ack {FIRST}"
+
+
+@pytest.mark.parametrize(("user", "expected"), [(1, f"offer {FIRST}"), (2, None)])
+def test_who_has_had_a_lease_keeps_nothing_by_going_on(user: int, expected: str | None) -> None:
+    client = Client(configure(subnet="192.168.127.0/29"))
+    assert client.lease(1) == FIRST
+    client.now += LEASE_TIME
+    for number in range(10, 12):
+        client.lease(number)
+    client.users[int(IPv4Address(FIRST))] = mac(user)
+    assert client.ask(DISCOVER, 3) == expected
+
+
 def test_an_address_is_leased_once_its_user_has_left() -> None:
     client = Client(configure(subnet="192.168.127.0/29"))
     for number in range(3, 7):
@@ -339,6 +358,14 @@ def test_an_address_is_leased_once_its_user_has_left() -> None:
     assert client.ask(DISCOVER) is None
     client.users.clear()
     assert client.ask(DISCOVER) == f"offer {FIRST}"
+
+
+@pytest.mark.parametrize("rest", [b"\0", b"\x0c\0"], ids=["padding", "empty options"])
+def test_a_message_of_any_length_is_read_at_once(client: Client, rest: bytes) -> None:
+    longest = message(DISCOVER)[:-1].ljust(1472, rest[:1])
+    assert client.send(longest) is not None
+    assert client.send(longest + rest) is None
+    assert client.server.counters.malformed == 1
 
 
 def test_a_refusal_holds_nothing_but_the_refusal(client: Client) -> None:

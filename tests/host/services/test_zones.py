@@ -156,6 +156,14 @@ def test_patterns_and_defaults(name: str, kind: str, found: list[str]) -> None:
     assert addresses(ask(name, kind, zones=Zones([SEVERAL, APPS]))) == found
 
 
+def test_a_pattern_is_shown_no_more_than_a_name() -> None:
+    """Whatever is no letter of a name is written with four, in its place."""
+    zones = Zones([Zone("x.", (Record("", FOUR, "."),))])
+    for count, found in ((64, [FOUR]), (65, None)):
+        relative = (b"\xff" * (count - 1) + b"abc",)
+        assert zones.find(relative, (b"x",)) == found
+
+
 @pytest.mark.parametrize("name", ["crc-master-0.crc.testing", "xapi.crc.testing"])
 def test_what_no_pattern_is_found_in_does_not_exist(name: str) -> None:
     answer = ask(name, zones=Zones([SEVERAL]))

@@ -193,6 +193,7 @@ def test_the_long_way_cuts_a_super_datagram() -> None:
         (4000, super_meta(1400, vnet.GSO_TCPV4)),
         (4000, super_meta(1400, 3)),
         (4000, super_meta(1400, vnet.GSO_UDP_L4 | vnet.GSO_ECN)),
+        (4000, b"\0" + super_meta(1400)[1:]),  # whose checksum is there, and right
     ],
 )
 def test_what_no_kernel_makes_is_malformed(count: int, meta: bytes, known: bool) -> None:

@@ -1,0 +1,130 @@
+"""A byte stream of a guest's, cut into frames: the same frames however it arrives.
+
+The first message says which dialect; the others are the stream as it is cut there.  It is read as
+that, whole, and byte by byte; and by a port, for whose guest a stream that is out of step is the
+end, and nothing is raised.  Datagrams are frames as they are.
+"""
+
+from collections.abc import Callable
+
+from gvproxy.ports.vpnkit import ANSWER_SIZE, HELLO_SIZE, MAGIC, REQUEST_SIZE, Handshake
+from taplink import vnet
+from taplink.framing import HYPERKIT, QEMU, TAPLINK, FrameReader, Framing, LinkError
+from tests.fuzz.budget import within
+from tests.fuzz.cases import Case, join, split
+from tests.fuzz.mutation import Repair
+from tests.host.stack import bench as lab
+
+repair: Repair | None = None
+
+_DIALECTS = (HYPERKIT, QEMU, TAPLINK)
+VPNKIT = 3
+_MTU = 1500
+_MACS = {"8e8e1f6d-3c9b-4c0c-9e3e-0a4b3f1c2d5e": bytes.fromhex("5a94efe40cee")}
+
+Heard = tuple[list[bytes], bytes, bool]
+"""Frames, what is said to the guest, and whether the stream was out of step."""
+
+
+def _cut(framing: Framing, pieces: Case) -> Heard:
+    """Read a stream of frames that arrives in pieces."""
+    least = framing.length.size + framing.limit
+    reader, space = FrameReader(framing, 2 * least), least
+    frames: list[bytes] = []
+    for piece in pieces:
+        # As `receive` does: no more than there is room for beside a frame that is not complete.
+        for start in range(0, len(piece), space):
+            try:
+                with within():
+                    found = reader.feed(piece[start : start + space])
+            except LinkError:
+                return frames, b"", True
+            frames += map(bytes, found)
+    assert all(framing.offset <= len(frame) <= framing.limit for frame in frames)
+    return frames, b"", False
+
+
+def _shake_hands(pieces: Case) -> Heard:
+    """Read a stream that begins with vpnkit's handshake."""
+    handshake, said = Handshake(_MTU, _MACS), b""
+    rest: Case = []
+    for piece in pieces:
+        if handshake.done:
+            rest.append(piece)
+            continue
+        try:
+            with within():
+                said += handshake.feed(piece)
+        except LinkError:
+            return [], said, True
+        rest.append(handshake.rest)
+    if not handshake.done:
+        assert len(said) in (0, HELLO_SIZE)
+        return [], said, False
+    assert len(said) == HELLO_SIZE + ANSWER_SIZE
+    assert not said[HELLO_SIZE + 5] & 1, "a station with a group's address"
+    frames, _, wrong = _cut(HYPERKIT, rest)
+    return frames, said, wrong
+
+
+def target(data: bytes) -> None:
+    """Read a stream in three ways."""
+    first, *pieces = split(data) or [b""]
+    dialect = first[0] & 3 if first else 0
+    framing = HYPERKIT if dialect == VPNKIT else _DIALECTS[dialect]
+    read: Callable[[Case], Heard]
+    read = _shake_hands if dialect == VPNKIT else lambda pieces: _cut(framing, pieces)
+    whole = b"".join(pieces)[:150_000]
+    heard = read([whole])
+    if len(whole) < 150_000:
+        _compare(heard, read(pieces))
+    if len(whole) < 1_000:
+        _compare(heard, read([whole[at : at + 1] for at in range(len(whole))]))
+    frames, _, wrong = heard
+    if not wrong and dialect != VPNKIT:
+        again = b"".join(framing.length.pack(len(frame)) + frame for frame in frames)
+        assert whole.startswith(again)
+    _to_a_stack(framing, frames)
+
+
+def _compare(whole: Heard, cut: Heard) -> None:
+    """Assert that cuts make no difference, but to what came with the end of a broken stream."""
+    assert cut[1:] == whole[1:]
+    if not whole[2]:
+        assert cut[0] == whole[0]
+    assert all(one == other for one, other in zip(cut[0], whole[0], strict=False))
+
+
+def _to_a_stack(framing: Framing, frames: list[bytes]) -> None:
+    """Let a stack have the frames as one batch, as a port does."""
+    bench = lab.Bench(lab.ALL if framing.offset else vnet.Offload.NONE)
+    with within():
+        bench.stack.receive(bench.port, [memoryview(frame) for frame in frames], bench.now)
+
+
+def _stream(dialect: int, *frames: bytes, cuts: int = 1) -> bytes:
+    framing = HYPERKIT if dialect == VPNKIT else _DIALECTS[dialect]
+    stream = b"".join(framing.length.pack(len(one)) + one for one in frames)
+    size = -(-len(stream) // cuts)
+    hello = []
+    if dialect == VPNKIT:
+        uuid = next(iter(_MACS)).encode()
+        hello = [
+            MAGIC + b"\x16\0\0\0" + b"a" * (HELLO_SIZE - len(MAGIC) - 4),
+            (b"\1" + uuid).ljust(REQUEST_SIZE, b"\0"),
+        ]
+    pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
+    return join([bytes((dialect,)), *hello, *pieces])
+
+
+def seeds() -> dict[str, bytes]:
+    """Return streams of every dialect."""
+    small = lab.echo(), lab.arp(lab.GATEWAY), lab.udp(bytes(100)), lab.tcp(flags=2)
+    large = (lab.udp(bytes(9000)), bytes(60), b"")
+    found = {}
+    for dialect, name in enumerate(("hyperkit", "qemu", "taplink", "vpnkit")):
+        head = vnet.PLAIN if name == "taplink" else b""
+        for cuts in (1, 7):
+            found[f"{name}-{cuts}"] = _stream(dialect, *(head + one for one in small), cuts=cuts)
+        found[f"{name}-large"] = _stream(dialect, *(head + one for one in large), cuts=3)
+    return found
