@@ -187,6 +187,13 @@ def make_parser() -> flags.Parser:
         help="ask a guest about a connection that was silent for so long; 0 for never "
         f"(default {settings.DEFAULT_KEEPALIVE})",
     )
+    add(
+        "--drain",
+        type=flags.integer,
+        metavar="SECONDS",
+        help="give TCP connections so long to end after SIGTERM, before they are reset, "
+        f"0 to {settings.MAX_DRAIN} (default {settings.DEFAULT_DRAIN})",
+    )
     add("--log-file", metavar="FILE", help="append the log to FILE, instead of standard error")
     add("--pid-file", metavar="FILE", help="write the process id to FILE, removed at the end")
     add(

@@ -335,6 +335,7 @@ _TOP: Mapping[str, tuple[str, str, _Read]] = {
     "state-dir": ("state_dir", "-state-dir", _Value.text),
     "drop-privileges": ("drop_privileges", "-drop-privileges", _Value.boolean),
     "allow-paths": ("allow_paths", "-allow-path", _Value.texts),
+    "drain": ("drain", "-drain", _Value.integer),
     "notification": ("notification", "-notification", _Value.text),
     "ec2-metadata-access": ("ec2_metadata", "-ec2-metadata-access", _Value.boolean),
     "forwards": ("ssh_forwards", "-forward-dest", _ssh_forwards),

@@ -87,6 +87,11 @@ class Listeners:
             case forwards.Protocol.NPIPE:
                 raise NotSupportedError("protocol npipe needs a host with Windows")
 
+    @property
+    def busy(self) -> bool:
+        """A tunnel has clients."""
+        return any(tunnel.busy for tunnel in self._tunnels)
+
     async def close(self) -> None:
         """End the ssh connections; the listeners are their owners'."""
         await asyncio.gather(*(tunnel.close() for tunnel in self._tunnels))
