@@ -1,10 +1,15 @@
 """Gives a connection whose first request head has been read already to aiohttp."""
 
 import asyncio
+import logging
 import socket
 from typing import cast
 
 from aiohttp import web
+
+from taplink.text import reason
+
+log = logging.getLogger(__name__)
 
 
 class _Adopted(asyncio.Protocol):
@@ -23,4 +28,8 @@ class _Adopted(asyncio.Protocol):
 async def adopt(server: web.Server, sock: socket.socket, received: bytes) -> None:
     """Serve HTTP on `sock`, non-blocking, of which `received` has been read."""
     loop = asyncio.get_running_loop()
-    await loop.connect_accepted_socket(lambda: _Adopted(server(), received), sock)
+    try:
+        await loop.connect_accepted_socket(lambda: _Adopted(server(), received), sock)
+    except OSError as error:  # no memory to poll it
+        log.debug("a caller is sent away: %s", reason(error))
+        sock.close()

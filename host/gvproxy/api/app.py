@@ -20,6 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from gvproxy.api.profiler import Profiler
 from gvproxy.api.stats import Tree
 from gvproxy.errors import (
+    OUT_OF_RESOURCES,
     AlreadyExposedError,
     BadLocalError,
     BadPortError,
@@ -35,7 +36,7 @@ from gvproxy.errors import (
 from gvproxy.services import zonejson
 from gvproxy.services.forwarder import Forwarder
 from gvproxy.services.zones import Zones
-from taplink.text import one_line
+from taplink.text import one_line, reason
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +231,9 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
         return _refused(request, _STATUS[type(error)], str(error))
     except web.HTTPException as error:
         return _refused(request, error.status, error.text or error.reason)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in OUT_OF_RESOURCES:
+            return _refused(request, 503, reason(error))
         log.exception("%s %s failed", request.method, request.path)
         return _error(500, "internal error")
 

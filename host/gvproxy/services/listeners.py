@@ -23,6 +23,7 @@ from gvproxy.services.udpforward import UdpForward
 from gvproxy.virtual import VirtualNetwork
 from taplink import endpoint
 from taplink.endpoint import EndpointError
+from taplink.text import reason
 
 if TYPE_CHECKING:
     from asyncssh import SSHKey
@@ -66,8 +67,8 @@ class Listeners:
             raise BadRemoteError(self._explained(error, remote.key, Use.READ)) from None
         except TimeoutError:
             raise BadRemoteError(f"key {remote.key} cannot be read: no answer") from None
-        except background.TooManyError as error:
-            raise BadRemoteError(f"key {remote.key} cannot be read: {error}") from None
+        except OSError as error:  # of the call, or of the import
+            raise BadRemoteError(f"key {remote.key} cannot be read: {reason(error)}") from None
 
     def open(
         self, protocol: forwards.Protocol, local: Local, remote: Remote, key: "SSHKey | None"
