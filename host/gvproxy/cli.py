@@ -15,8 +15,7 @@ from gvproxy import config as settings
 from gvproxy.config import Config, SshForward, configure
 from gvproxy.errors import ConfigError, GvproxyError
 from gvproxy.process import check_passed
-from taplink import flags
-from taplink.journal import log_handler
+from taplink import flags, journal
 from taplink.text import reason
 
 log = logging.getLogger(__name__)
@@ -92,13 +91,12 @@ def set_up_logging(level: int, log_file: Path | None) -> None:
 
     Raises ConfigError.
     """
-    handler = log_handler(PROGRAM, _LOG_FORMAT)
+    handler = journal.log_handler(PROGRAM, _LOG_FORMAT)
     if log_file is not None:
         try:
-            handler = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
+            handler = journal.log_file(log_file, _LOG_FORMAT)
         except (OSError, ValueError) as error:
             raise ConfigError(f"-log-file {log_file} cannot be written: {reason(error)}") from error
-        handler.setFormatter(logging.Formatter(_LOG_FORMAT))
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
@@ -194,6 +192,13 @@ def make_parser() -> flags.Parser:
         metavar="SECONDS",
         help="ask a guest about a connection that was silent for so long; 0 for never "
         f"(default {settings.DEFAULT_KEEPALIVE})",
+    )
+    add(
+        "--drain",
+        type=flags.integer,
+        metavar="SECONDS",
+        help="give TCP connections so long to end after SIGTERM, before they are reset, "
+        f"0 to {settings.MAX_DRAIN} (default {settings.DEFAULT_DRAIN})",
     )
     add("--log-file", metavar="FILE", help="append the log to FILE, instead of standard error")
     add("--pid-file", metavar="FILE", help="write the process id to FILE, removed at the end")

@@ -47,6 +47,9 @@ may still try another address.
 DEFAULT_KEEPALIVE = 7200
 """Seconds of silence until a guest is asked about a connection (RFC 9293 MUST-28: two hours)."""
 NO_KEEPALIVE = 0
+DEFAULT_DRAIN = 2
+"""Seconds; who ends gvproxy, as podman does, waits three."""
+MAX_DRAIN = 30
 DEFAULT_PROFILE = "containers"
 LOG_LEVELS = {
     "trace": logging.DEBUG,
@@ -126,7 +129,8 @@ class Config:
     `search_domains` is None where the host's resolv.conf decides.  `nat` maps addresses inside
     the virtual network to what is dialled for them outside.  Of the rules `destinations` the first
     that matches decides.  `virtual_ips` answer ARP and ping as
-    the gateway does.  `connect_timeout` and `keepalive` are in seconds; the latter may be infinite.
+    the gateway does.  `connect_timeout`, `keepalive` and `drain` are in seconds, and the second may
+    be infinite.
     `limits` are those of each guest and of all together.
     `state_dir` is where leases and what the API is told outlast the daemon.  `source_checks` keep
     guests from sending as others.  With `drop_privileges` it has, once it runs, `allow_paths`
@@ -171,6 +175,7 @@ class Config:
     limits: Limits
     connect_timeout: float
     keepalive: float
+    drain: float
 
 
 def configure(
@@ -194,6 +199,7 @@ def configure(
     gateway_mac: bytes = GATEWAY_MAC,
     connect_timeout: int = DEFAULT_CONNECT_TIMEOUT,
     keepalive: int = DEFAULT_KEEPALIVE,
+    drain: int = DEFAULT_DRAIN,
     debug: bool = False,
     log_level: str = DEFAULT_LOG_LEVEL,
     log_file: str | None = None,
@@ -222,15 +228,17 @@ def configure(
     """Check the settings and fill in the defaults; raises ConfigError.
 
     An `ssh_port` of -1 publishes none; it is -1 by default where `forwards` are given.  A
-    `keepalive` of 0 asks nobody.  Addresses that are not given are the first, the second and the
-    last one of the subnet: the gateway's, the guest's and the host's.  `zones` replace the
-    profile's.  `activated` tells that there are listening sockets already.
+    `keepalive` of 0 asks nobody.  `drain` is how long connections have to end.  Addresses that
+    are not given are the first, the second and the last one of the subnet: the gateway's, the
+    guest's and the host's.  `zones` replace the profile's.  `activated` tells that there are
+    listening sockets already.
     """
     _check_range("-mtu", mtu, MIN_MTU, MAX_MTU)
     if ssh_port is None:
         ssh_port = DEFAULT_SSH_PORT if forwards is None else NO_SSH_PORT
     _check_range("-ssh-port", ssh_port, MIN_SSH_PORT, 65535, none=NO_SSH_PORT)
     _check_range("-connect-timeout", connect_timeout, 1, _MAX_SECONDS)
+    _check_range("-drain", drain, 0, MAX_DRAIN)
     _check_range("-tcp-keepalive", keepalive, 1, _MAX_SECONDS, none=NO_KEEPALIVE)
     if log_level not in LOG_LEVELS:
         raise ConfigError(f"log-level must be one of {', '.join(LOG_LEVELS)}, not {log_level!r}")
@@ -305,6 +313,7 @@ def configure(
         ),
         limits=Limits() if limits is None else limits,
         connect_timeout=connect_timeout,
+        drain=drain,
         keepalive=inf if keepalive == NO_KEEPALIVE else keepalive,
     )
 

@@ -338,6 +338,7 @@ _TOP: Mapping[str, tuple[str, str, _Read]] = {
     "allow-paths": ("allow_paths", "-allow-path", _Value.texts),
     "api-token-file": ("api_token_file", "-api-token-file", _Value.text),
     "guest-api": ("guest_api", "-guest-api", _Value.boolean),
+    "drain": ("drain", "-drain", _Value.integer),
     "notification": ("notification", "-notification", _Value.text),
     "ec2-metadata-access": ("ec2_metadata", "-ec2-metadata-access", _Value.boolean),
     "forwards": ("ssh_forwards", "-forward-dest", _ssh_forwards),

@@ -10,7 +10,7 @@ import signal
 import socket
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -87,6 +87,9 @@ they want."""
 CLOCK = 0.001
 """Seconds; what the loop can tell apart."""
 
+DRAIN_STEP = 0.02
+"""Seconds between two looks at whether the last connection has ended."""
+
 
 def run(config: Config, inherited: Sequence[Inherited] = ()) -> int:
     """Run a daemon until SIGTERM, SIGINT or SIGHUP.
@@ -111,9 +114,12 @@ def _loop_factory() -> Callable[[], AbstractEventLoop]:
 async def _serve(config: Config, inherited: Sequence[Inherited]) -> int:
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[str] = loop.create_future()
+    at_once = asyncio.Event()
 
     def end(why: str) -> None:
-        if not stop.done():
+        if stop.done():
+            at_once.set()
+        else:
             stop.set_result(why)
 
     numbers = [n for n in _END_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]  # nohup(1)
@@ -132,6 +138,7 @@ async def _serve(config: Config, inherited: Sequence[Inherited]) -> int:
         feed_watchdog(notify, loop)
         log.info("ending (%s)", await stop)
         notify("STOPPING=1")
+        await daemon.drain(config.drain, at_once)
     finally:
         await daemon.close()
         for number in numbers:  # another Ctrl-C has nothing left to end
@@ -328,16 +335,37 @@ class Daemon:
         if self._notifications is not None:
             self._notifications.send(event, mac)
 
-    async def close(self) -> None:
-        """End everything: the guests' connections are reset, their links closed."""
+    def refuse(self) -> None:
+        """Take no new connections, of the host or of guests; those that are there go on."""
         self._reception.close()
         self._desk.close()
+        self._interfaces.refuse()
+        self.forwarder.refuse()
+        self._tcp.closing = True
+        for path, listener in self._sockets.items():
+            endpoint.unlink(path, listener)
+
+    async def drain(self, seconds: float, at_once: asyncio.Event) -> None:
+        """Refuse what is new, and give what is there so many seconds to end, or until `at_once`."""
+        self.refuse()
+        until = self._loop.time() + seconds
+        while self._busy and self._loop.time() < until and not at_once.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(at_once.wait(), DRAIN_STEP)
+
+    @property
+    def _busy(self) -> bool:
+        """A guest is there, and has a connection that may end well."""
+        connected = self._tcp.open or self._tunnels.opening or self.forwarder.busy
+        return bool(connected and self.stack.switch.ports)
+
+    async def close(self) -> None:
+        """End everything: the guests' connections are reset, their links closed."""
+        self.refuse()
         if self._keeper is not None:
             await self._keeper.close()
             self._keeper = None
         await self.forwarder.close()
-        for path, listener in self._sockets.items():
-            endpoint.unlink(path, listener)
         self._tunnels.close()
         self._tcp.close()
         self.network.close()

@@ -4,6 +4,11 @@ Which HTTP status an error becomes is decided in `gvproxy.api` alone.  What a gu
 ends up here; it is counted and dropped where it arrives.
 """
 
+import errno
+
+OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""The numbers of what fails now, and may not later: descriptors or memory have run out."""
+
 
 class GvproxyError(Exception):
     """What cannot be done as asked; the text says why, in one line."""

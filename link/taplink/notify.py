@@ -26,12 +26,13 @@ def notifier() -> Notify:
     if not path.startswith(("/", "@")):
         return lambda state: None
     address = f"\0{path[1:]}" if path.startswith("@") else path
+    # One for all: without a descriptor for the watchdog we would be killed.
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.setblocking(False)
 
     def notify(state: str) -> None:
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-                sock.setblocking(False)
-                sock.sendto(state.encode(), address)
+            sock.sendto(state.encode(), address)
         except OSError as error:
             log.debug("systemd is not notified: %s", error)
 

@@ -34,8 +34,12 @@ class Gvproxy:
         name: str = "gvproxy",
         env: Mapping[str, str] | None = None,
         before: Sequence[str | Path] = (),
+        drain: int | None = 0,
     ) -> None:
-        """`before` is a command that runs the daemon, such as prlimit."""
+        """`before` is a command that runs the daemon, such as prlimit.
+
+        Tests do not wait for connections that they have left open; None is what users have.
+        """
         self.path = folder / f"{name}.sock"
         argv: list[str | Path] = [
             *before,
@@ -44,6 +48,7 @@ class Gvproxy:
             f"unix://{self.path}",
             "-ssh-port",
             "-1",
+            *([] if drain is None else ["-drain", str(drain)]),
             *flags,
         ]
         if namespace is None:

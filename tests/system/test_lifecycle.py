@@ -98,6 +98,7 @@ def test_the_agent_leaves_nothing(world: World) -> None:
 def test_the_daemon_ends_with_guests_attached(world: World) -> None:
     pid_file = world.folder / "pid"
     gvproxy = Gvproxy(world.folder, world.host, "-pid-file", str(pid_file))
+    assert gvproxy.get("/leases")  # it listens before it has written the file
     assert pid_file.read_text().strip().isdigit()
     with make_guest(world, gvproxy) as (guest, _), world.host.listen() as listener:
         sock = guest.connect(HOST, listener.getsockname()[1])

@@ -23,6 +23,7 @@ from gvproxy.api.handlers import ASKED, error, guard, refused
 from gvproxy.api.profiler import Profiler
 from gvproxy.api.stats import Tree
 from gvproxy.errors import (
+    OUT_OF_RESOURCES,
     AlreadyExposedError,
     BadLocalError,
     BadPortError,
@@ -40,7 +41,7 @@ from gvproxy.services import zonejson
 from gvproxy.services.forwarder import Forwarder
 from gvproxy.services.forwards import public
 from gvproxy.services.zones import Zones
-from taplink.text import without_bytes
+from taplink.text import reason, without_bytes
 
 log = logging.getLogger(__name__)
 
@@ -236,6 +237,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return refused(request, _STATUS[type(problem)], str(problem))
     except web.HTTPException as problem:
         return refused(request, problem.status, problem.text or problem.reason)
-    except Exception:
+    except Exception as problem:
+        if isinstance(problem, OSError) and problem.errno in OUT_OF_RESOURCES:
+            return refused(request, 503, reason(problem))
         log.exception("%s %s failed", request.method, request.path)
         return error(500, "internal error")

@@ -9,8 +9,10 @@ How long an answer takes is its handler's affair.
 """
 
 import asyncio
+import logging
 import socket
 from asyncio import AbstractEventLoop, TimerHandle
+from functools import partial
 from http import HTTPStatus
 from typing import cast
 
@@ -18,6 +20,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gvproxy.ports.access import Refusal
+from taplink.text import reason
+
+log = logging.getLogger(__name__)
 
 FIRST_TIMEOUT = 10.0
 """Seconds for a first request's head, as in `gvproxy.ports.lobby`."""
@@ -55,7 +60,12 @@ class Callers:
         task.add_done_callback(self._adopting.discard)
 
     async def _adopt(self, server: web.Server, sock: socket.socket, received: bytes) -> None:
-        await self._loop.connect_accepted_socket(lambda: self.make_protocol(server, received), sock)
+        try:
+            make = partial(self.make_protocol, server, received)
+            await self._loop.connect_accepted_socket(make, sock)
+        except OSError as error:  # no memory to poll it
+            log.debug("a caller is sent away: %s", reason(error))
+            sock.close()
 
     def serve(self, app: web.Application) -> None:
         """Be told of the requests of an application, by the outermost of its middlewares."""

@@ -4,10 +4,12 @@ The kernel gives each socket its own identifier, so there is a socket for each i
 guest.  Where ping sockets are not allowed, that is said once and pings are dropped.
 """
 
+import errno
 import logging
 import socket
 from asyncio import AbstractEventLoop
 
+from gvproxy.complaint import Complaint
 from gvproxy.flows.destinations import NO_PORT, Destinations
 from gvproxy.flows.mapping import READS_PER_WAKEUP, Mapping
 from gvproxy.flows.runs import MAX_DATAGRAM
@@ -38,7 +40,8 @@ class EchoFlows:
         self._stack = stack
         self._loop = loop
         self._destinations = destinations
-        self._warned = False
+        self._complaint = Complaint(log)
+        self._forbidden = False
         stack.ip.forward_echo = self._forward
 
     def _forward(self, request: EchoRequest, now: float) -> None:
@@ -56,14 +59,16 @@ class EchoFlows:
             try:
                 session = EchoSession(self._loop, self._stack.ip, packet.station, key)
             except OSError as error:
-                self._warn(error)
+                self._warn(error, now)
                 return
             self.sessions.add(key, session, now, packet.station.port)
         session.send(request, host)
 
-    def _warn(self, error: OSError) -> None:
-        if not self._warned:
-            self._warned = True
+    def _warn(self, error: OSError, now: float) -> None:
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            self._complaint.make(now, "no socket for a guest's ping: %s", error.strerror)
+        elif not self._forbidden:
+            self._forbidden = True  # and will be for as long as we run
             log.warning(
                 "guests cannot ping the outside: no ping socket (%s; net.ipv4.ping_group_range)",
                 error.strerror,

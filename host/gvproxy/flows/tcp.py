@@ -67,6 +67,8 @@ class TcpFlows:
         self._destinations = destinations
         self._connect_timeout = connect_timeout
         self.limit = limit
+        self.closing = False
+        """Guests' new connections are refused."""
         self._complaint = Complaint(log)
         stack.connections.forward = self._forward
 
@@ -76,7 +78,9 @@ class TcpFlows:
         host = self._destinations.resolve(
             Protocol.TCP, path.address, path.port, path.guest, station.mac, now
         )
-        if host is None:
+        if self.closing:
+            calls.abort(connection, now)
+        elif host is None:
             self.stack.connections.unreachable(connection, icmp.ADMIN_PROHIBITED, now)
         else:
             self.connect(connection, (host, path.port), now)

@@ -5,20 +5,19 @@ stays readable would wake the loop again at once, and what holds the descriptors
 give any back.
 """
 
-import errno
 import logging
 import socket
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 
 from gvproxy.complaint import Complaint
+from gvproxy.errors import OUT_OF_RESOURCES
 
 log = logging.getLogger(__name__)
 
 ACCEPTS_PER_WAKEUP = 64
 FULL_PAUSE = 0.5
 """Seconds without accepting when there is no descriptor left."""
-_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Acceptor:
@@ -60,7 +59,7 @@ class Acceptor:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in _OUT_OF_RESOURCES:
+                if error.errno in OUT_OF_RESOURCES:
                     self._wait(error)
                     return
                 continue  # that one has gone already

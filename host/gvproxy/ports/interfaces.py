@@ -4,7 +4,6 @@ import socket
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Protocol
 
 from gvproxy.errors import StartError
 from gvproxy.listening import Dialect
@@ -23,11 +22,6 @@ from taplink.vnet import Offload
 _HTTP = b"POST ", b"GET "
 
 
-class _Listener(Protocol):
-    def close(self) -> None:
-        """Take nobody any more."""
-
-
 class Interfaces:
     """The dialects' listeners of one daemon."""
 
@@ -41,13 +35,14 @@ class Interfaces:
         self._macs = macs
         self._lobby = Lobby(loop)
         self._patient = Lobby(loop, timeout=None)  # a guest of QEMU's may boot for long
-        self._listeners: list[_Listener] = []
+        self._acceptors: list[Acceptor] = []
+        self._datagrams: list[DatagramListener] = []
 
     def serve(self, dialect: Dialect, sock: socket.socket, name: str) -> None:
         """Take guests at a socket that listens, which belongs to the interfaces from now on."""
         if dialect is Dialect.VFKIT:
             attach = partial(self._guests.attach_datagrams, dialect=dialect)
-            self._listeners.append(DatagramListener(self._loop, sock, attach))
+            self._datagrams.append(DatagramListener(self._loop, sock, attach))
             return
         accepted: Mapping[Dialect, Callable[[socket.socket], object]] = {
             Dialect.QEMU: partial(self._take_qemu, name),
@@ -56,17 +51,24 @@ class Interfaces:
             Dialect.TAP: partial(self._take_tap, name),
         }
         take = accepted[dialect]
-        self._listeners.append(
+        self._acceptors.append(
             Acceptor(self._loop, sock, lambda sock: take(endpoint.accepted(sock)))
         )
 
-    def close(self) -> None:
-        """Take nobody any more; those who are there stay."""
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
+    def refuse(self) -> None:
+        """Take no new connections; those who are there stay."""
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors.clear()
         self._lobby.close()
         self._patient.close()
+
+    def close(self) -> None:
+        """Take nobody any more; those with a connection of their own stay."""
+        self.refuse()
+        for listener in self._datagrams:
+            listener.close()
+        self._datagrams.clear()
 
     def attach(self, descriptor: int) -> GuestPort | None:
         """Attach the guest at a descriptor that was there when we were started.

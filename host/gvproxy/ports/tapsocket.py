@@ -63,17 +63,21 @@ class Handover:
         self._sock = sock
         self._attach = attach
         self._handed: list[int] = []
+        self._cut = False
         self._port: GuestPort | None = None
 
     def receive(self, sock: socket.socket) -> bytes:
         """Read what there is; raises OSError."""
-        data, self._handed, _, _ = socket.recv_fds(sock, _MESSAGE_SIZE, _MAX_HANDED)
+        data, self._handed, flags, _ = socket.recv_fds(sock, _MESSAGE_SIZE, _MAX_HANDED)
+        self._cut = bool(flags & socket.MSG_CTRUNC)
         return data
 
     def feed(self, data: bytes) -> Callable[[], None]:
         """Take the tap, and return what attaches it; answers with what is wrong, by LinkError."""
         handed, self._handed = self._handed, []
         try:
+            if self._cut:
+                raise LinkError("what was handed over has no room: too many open files")
             if len(handed) != 1:
                 raise LinkError(f"one descriptor is to be handed over, not {len(handed)}")
             tap = adopt_tap(handed[0])

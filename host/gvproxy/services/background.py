@@ -5,6 +5,7 @@ others waiting, and a loop waits for them at its end.
 """
 
 import asyncio
+import errno
 from collections.abc import Callable
 from contextlib import suppress
 from threading import BoundedSemaphore, Thread
@@ -21,7 +22,7 @@ class TooManyError(OSError):
 
 
 async def call(work: Callable[[], T]) -> T:
-    """Return what `work` returns, or raise what it raises; raises TooManyError.
+    """Return what `work` returns, or raise what it raises; raises OSError, TooManyError among them.
 
     Where this is cancelled `work` goes on, and its result is dropped; so it is when the process
     ends.
@@ -50,5 +51,9 @@ async def call(work: Callable[[], T]) -> T:
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, result, error)
 
-    Thread(target=run, name="gvproxy-call", daemon=True).start()
+    try:
+        Thread(target=run, name="gvproxy-call", daemon=True).start()
+    except RuntimeError as error:  # no memory, or no process more for the user
+        _free.release()
+        raise OSError(errno.EAGAIN, "no thread can be started") from error
     return await outcome

@@ -1,5 +1,7 @@
 """A file of the host's that others rewrite while we run.
 
+One that is there and cannot be read now, for want of descriptors or memory, says what it said last.
+
 Looking at it costs one `stat`, at most once a second and only when somebody asks: a host without
 queries is never woken.
 """
@@ -7,6 +9,8 @@ queries is never woken.
 import os
 from math import inf
 from pathlib import Path
+
+from gvproxy.errors import OUT_OF_RESOURCES
 
 CHECK_INTERVAL = 1.0
 
@@ -30,8 +34,8 @@ class FollowedFile:
             if seen == self._seen:
                 return None
             text = self._path.read_text(errors="replace")
-        except OSError:
-            if self._seen is None:
+        except OSError as error:
+            if self._seen is None or error.errno in OUT_OF_RESOURCES:
                 return None
             seen, text = None, ""
         self._seen = seen

@@ -128,6 +128,8 @@ class Forwarder:
         guest = self._guest(caller)
         if guest is not None and not kind.has_ports:
             raise ForbiddenError(f"{guest} may take back ports, not files of the host")
+        if self._closed:
+            raise ListenError(f"{local} is taken back already: gvproxy ends")
         try:
             keys = [(kind, one.name) for one in forwards.read_locals(kind, local)]
             found = [self._published[key] for key in keys]
@@ -160,11 +162,21 @@ class Forwarder:
             for kind, name in sorted(self._published, key=lambda key: (key[1], key[0]))
         ]
 
+    @property
+    def busy(self) -> bool:
+        """A client goes on that has come by ssh; the others are connections of guests."""
+        return self._listeners.busy
+
+    def refuse(self) -> None:
+        """Publish nothing any more, and take no new connections; UDP goes on until `close`."""
+        if not self._closed:
+            self._closed = True
+            self._close_listeners(udp=False)
+
     async def close(self) -> None:
         """Take everything back, and publish nothing any more."""
-        self._closed = True
-        for published in self._published.values():
-            self._close(published)
+        self.refuse()
+        self._close_listeners(udp=True)
         self._published.clear()
         await self._listeners.close()
 
@@ -189,6 +201,11 @@ class Forwarder:
     def _close(self, published: _Published) -> None:
         published.listener.close()
         self._quota.give(published.guest)
+
+    def _close_listeners(self, *, udp: bool) -> None:
+        for (kind, _), published in self._published.items():
+            if (kind is Protocol.UDP) is udp:
+                self._close(published)
 
     def _guest(self, caller: str | None) -> IPv4Address | None:
         """Return the address of a caller that is a guest; None for the host itself."""

@@ -6,9 +6,9 @@ import time
 from asyncio import AbstractEventLoop, TimerHandle
 from ipaddress import IPv4Address
 
-from gvproxy.complaint import Complaint
 from gvproxy.config import Forward
 from gvproxy.errors import AlreadyExposedError, BadZoneError, ForwarderError
+from gvproxy.services import background
 from gvproxy.services.dhcp import LEASE_TIME, DhcpServer
 from gvproxy.services.forwarder import Forwarder
 from gvproxy.services.leases import Lease
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 SAVE_DELAY = 1.0
 """Seconds from a change to the file, which has what changes meanwhile as well."""
-RETRY_DELAY = 30.0
+RETRY_DELAY = 5.0
 """Seconds until a file that could not be written is tried again."""
 
 
@@ -45,7 +45,7 @@ class Keeper:
         self._configured: set[Forward] = set()
         self._timer: TimerHandle | None = None
         self._saving: asyncio.Task[None] | None = None
-        self._complaint = Complaint(log)
+        self._failing = False
 
     def restore(self) -> None:
         """Give back the leases and names that the last daemon had; raises StartError."""
@@ -142,11 +142,16 @@ class Keeper:
 
     async def _write(self, text: bytes) -> None:
         try:
-            await self._loop.run_in_executor(None, self._file.save, text)
+            await background.call(lambda: self._file.save(text))
         except OSError as error:
-            text_of = "-state-dir: the state is not saved: %s"
-            self._complaint.make(self._loop.time(), text_of, reason(error))
+            if not self._failing:
+                log.warning("-state-dir: the state is not saved: %s; trying again", reason(error))
+            self._failing = True
             if self._timer is None:
                 self._timer = self._loop.call_later(RETRY_DELAY, self._save)
+        else:
+            if self._failing:
+                log.info("-state-dir: the state is saved again")
+            self._failing = False
         finally:
             self._saving = None

@@ -23,6 +23,7 @@ from gvproxy.services.udpforward import UdpForward
 from gvproxy.virtual import VirtualNetwork
 from taplink import endpoint
 from taplink.endpoint import EndpointError
+from taplink.text import reason
 
 if TYPE_CHECKING:
     from asyncssh import SSHKey
@@ -66,8 +67,8 @@ class Listeners:
             raise BadRemoteError(self._explained(error, remote.key, Use.READ)) from None
         except TimeoutError:
             raise BadRemoteError(f"key {remote.key} cannot be read: no answer") from None
-        except background.TooManyError as error:
-            raise BadRemoteError(f"key {remote.key} cannot be read: {error}") from None
+        except OSError as error:  # of the call, or of the import
+            raise BadRemoteError(f"key {remote.key} cannot be read: {reason(error)}") from None
 
     def open(
         self, protocol: forwards.Protocol, local: Local, remote: Remote, key: "SSHKey | None"
@@ -86,6 +87,11 @@ class Listeners:
                 return self._open_unix(local.name, self._dialler(remote))
             case forwards.Protocol.NPIPE:
                 raise NotSupportedError("protocol npipe needs a host with Windows")
+
+    @property
+    def busy(self) -> bool:
+        """A tunnel has clients."""
+        return any(tunnel.busy for tunnel in self._tunnels)
 
     async def close(self) -> None:
         """End the ssh connections; the listeners are their owners'."""

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from secrets import randbits
 
+from gvproxy.complaint import Complaint
 from gvproxy.limits import Owner, Quota
 from gvproxy.services import dnsmessage
 from gvproxy.services.dnsmessage import Query, Rcode
@@ -57,6 +58,8 @@ class _Pending:
     ident: int = 0
     sock: socket.socket | None = None
     deadline: float = 0.0
+    why: str = "the host's resolv.conf has no name server"
+    """Nothing has come of it yet."""
     last: bytes | None = None
     """A failure some server reported, with the client's id."""
 
@@ -83,6 +86,7 @@ class Resolver:
         # All wait equally long, so the order of insertion is that of their deadlines.
         self._pending: dict[_Pending, None] = {}
         self._timer: TimerHandle | None = None
+        self._complaint = Complaint(log)
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -135,6 +139,8 @@ class Resolver:
                 continue
             return
         self.counters.failed += 1
+        if pending.last is None:
+            self._complaint.make(now, "names are not looked up: %s", pending.why)
         log.debug("no name server has an answer for %s", pending.query)
         pending.answer(pending.last or dnsmessage.reply(pending.query, Rcode.SERVFAIL))
 
@@ -145,6 +151,7 @@ class Resolver:
 
     def _pass_over(self, pending: _Pending, why: str) -> None:
         log.debug("name server %s, asked for %s: %s", pending.servers[0][0], pending.query, why)
+        pending.why = f"name server {pending.servers[0][0]}: {why}"
         pending.servers = pending.servers[1:]
 
     def _release(self, pending: _Pending) -> None:

@@ -74,6 +74,11 @@ class SshTunnel:
         self._clients.add(task)
         task.add_done_callback(self._left)
 
+    @property
+    def busy(self) -> bool:
+        """There are clients."""
+        return bool(self._clients)
+
     def retire(self) -> None:
         """End the connection as soon as the clients of now have gone."""
         self._retired = True

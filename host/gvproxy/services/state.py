@@ -97,12 +97,17 @@ class StateFile:
         if not os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self._folder / LOCK)):
             raise OSError("the folder was made anew, and another gvproxy has it by now")
         new = self._folder / f"{FILE}.new"
-        with open(new, "w+b", opener=_regular) as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._folder / FILE)
+        try:
+            with open(new, "w+b", opener=_regular) as file:
+                os.fchmod(file.fileno(), 0o600)
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self._folder / FILE)
+        except OSError:
+            with suppress(OSError):  # what is in it takes room on a disk that has none
+                os.truncate(new, 0)
+            raise
 
     def close(self) -> None:
         """Let another daemon have the folder."""

@@ -11,11 +11,13 @@ from ipaddress import IPv4Address
 from types import SimpleNamespace
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from gvproxy.api import app as api
 from gvproxy.api.tunnel import _destination
 from gvproxy.config import configure
 from gvproxy.limits import Quota
+from gvproxy.ports.access import Access
 from gvproxy.ports.reception import _belonging
 from gvproxy.services.forwarder import Forwarder
 from gvproxy.services.forwards import Protocol
@@ -133,8 +135,8 @@ class Backend:
         self.stats = self.cam = self.leases = dict
         self.ports = list
 
-    def handlers(self, *, guest: bool) -> Mapping[str, api._Handler]:
-        app = api.make_guest_app(self.forwarder) if guest else api.make_app(self)  # type: ignore[arg-type]
+    def handlers(self, *, guest: bool) -> Mapping[str, Handler]:
+        app = api.make_guest_app(self.forwarder) if guest else api.make_app(self, Access(None))  # type: ignore[arg-type]
         return {route.resource.canonical: route.handler for route in app.router.routes()}  # type: ignore
 
 

@@ -71,6 +71,7 @@ def test_mtu_taken(mtu: int) -> None:
         ({"mtu": 575}, "-mtu must be from 576 to 65520, not 575"),
         ({"mtu": 65521}, "-mtu must be"),
         ({"connect_timeout": 0}, "-connect-timeout must be from 1 to"),
+        ({"drain": 31}, "-drain must be from 0 to 30, not 31"),
         ({"keepalive": -1}, "-tcp-keepalive must be from 1 to"),
         ({"ssh_port": 1023}, "-ssh-port must be from 1024 to 65535, or -1 for none, not 1023"),
         ({"ssh_port": 65536}, "-ssh-port must be"),

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from gvproxy.complaint import INTERVAL
 from gvproxy.flows import echo
 from gvproxy.wire import icmp
 
@@ -136,3 +137,22 @@ def test_where_pings_are_not_allowed_that_is_said_once(
     (record,) = caplog.records
     assert "ping_group_range" in record.message
     assert guest.echoes == guest.unreachable == []
+
+
+def test_no_descriptor_is_no_matter_of_rights(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_socket(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    for interval in (0.0, 1.0, INTERVAL):
+        guest.loop.advance(interval)
+        with monkeypatch.context() as patch:
+            patch.setattr(echo, "socket", SimpleNamespace(**vars(socket) | {"socket": no_socket}))
+            guest.ip(HOST, 1, icmp.build(icmp.ECHO_REQUEST, 0, 7, b""))
+            guest.loop.run()
+    assert caplog.messages == ["no socket for a guest's ping: Too many open files"] * 2
+    monkeypatch.setattr(echo, "socket", SimpleNamespace(**vars(socket) | {"socket": FakePing}))
+    guest.ip(HOST, 1, icmp.build(icmp.ECHO_REQUEST, 0, 7, b""))
+    guest.loop.run()
+    assert guest.echoes

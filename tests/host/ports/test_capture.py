@@ -2,9 +2,12 @@
 
 import io
 import logging
+import os
+import resource
+import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +92,83 @@ def test_a_file_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         Capture(tmp_path / "no" / "c.pcap", ManualLoop().as_loop())
 
 
-@pytest.mark.parametrize("size", [10, 100_000])
-def test_a_full_disk_ends_the_recording_only(size: int, caplog: pytest.LogCaptureFixture) -> None:
-    loop = ManualLoop()
-    one = Capture(Path("/dev/full"), loop.as_loop())
+HEADER = 24, 16
+"""Bytes of the file's and of a frame's."""
+
+
+@pytest.fixture
+def limit() -> Iterator[Callable[[int | None], None]]:
+    """Have files end at so many bytes, as on a full disk (EFBIG)."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size: int | None) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before[0] if size is None else size, before[1]))
+
+    yield limit
+    limit(None)
+
+
+def test_a_full_disk_takes_whole_frames_or_none(
+    tmp_path: Path, limit: Callable[[int | None], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "gvproxy")
+    loop, path = ManualLoop(), tmp_path / "c.pcap"
+    one = Capture(path, loop.as_loop())
+    limit(sum(HEADER) + 100 + 50)
+
+    def record(*frames: bytes) -> None:
+        for frame in frames:
+            one.record(frame)
+        loop.advance(capture.FLUSH_INTERVAL)
+        recorded = list(dpkt.pcap.Reader(io.BytesIO(path.read_bytes())))
+        assert [frame for _, frame in recorded] == there
+        assert path.stat().st_size == HEADER[0] + sum(HEADER[1] + len(frame) for frame in there)
+
+    there = [bytes(100)]
+    record(*there)
+    record(b"x" * 60)  # of which there would be room for a part
+    record(b"x" * 70, b"x")
+    limit(None)
+    there.append(b"again")
+    record(b"again")
+    limit(1)
+    record(b"the end")
+    one.close()
+    assert loop.idle
+    assert caplog.messages == [
+        f"-pcap {path}: frames are not recorded, until there is room: File too large",
+        f"-pcap {path} goes on; 3 frames are missing",
+        f"-pcap {path}: 1 frames are missing at its end",
+    ]
+
+
+def test_many_frames_do_not_wait(tmp_path: Path) -> None:
+    loop, path = ManualLoop(), tmp_path / "c.pcap"
+    one = Capture(path, loop.as_loop())
+    for _ in range(5):
+        one.record(bytes(60_000))
+    assert path.stat().st_size > capture.MAX_WAITING
+    one.close()
+    assert loop.idle
+
+
+def test_a_disk_that_is_full_at_the_start_is_told() -> None:
+    with pytest.raises(StartError, match="-pcap /dev/full cannot be written: No space left"):
+        Capture(Path("/dev/full"), ManualLoop().as_loop())
+
+
+def test_a_pipe_whose_reader_has_gone_ends_the_recording_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop, path = ManualLoop(), tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    one = Capture(path, loop.as_loop())
+    os.close(reader)
     for _ in range(3):
-        one.record(bytes(size))
+        one.record(b"frame")
         loop.advance(capture.FLUSH_INTERVAL)
     one.close()
     assert loop.idle
-    warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    assert warnings == ["-pcap /dev/full ends here: No space left on device"]
+    assert caplog.messages == [f"-pcap {path} ends here: Broken pipe"]

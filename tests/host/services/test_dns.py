@@ -13,8 +13,10 @@ from dnslib import EDNS0, QTYPE, RCODE, RR, A, DNSRecord
 
 from gvproxy.limits import Limit, Quota
 from gvproxy.services.dns import DnsServer
+from gvproxy.services.followed import CHECK_INTERVAL
 from gvproxy.services.resolvconf import ResolvConf
 from gvproxy.services.resolver import TIMEOUT, Resolver
+from tests.lab.limits import no_descriptors
 from tests.manual_loop import ManualLoop
 
 from .naming import make_names
@@ -321,6 +323,7 @@ def test_all_ports_closed(bench: Bench, caplog: pytest.LogCaptureFixture) -> Non
     asked = "www.example.com (type 1)"
     assert caplog.messages == [
         *(f"name server 127.0.0.{n}, asked for {asked}: Connection refused" for n in (1, 2, 3)),
+        "names are not looked up: name server 127.0.0.3: Connection refused",
         f"no name server has an answer for {asked}",
     ]
 
@@ -572,3 +575,36 @@ def test_names_that_are_no_text_are_passed_on(bench: Bench) -> None:
     bench.ask(query)
     ((received, _),) = bench.upstreams[0].received()
     assert received[2:] == query[2:]
+
+
+def test_no_name_server_is_said_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor anything else, until resolv.conf has one again."""
+    bench.list_servers(0)
+    for _ in range(3):
+        bench.ask(question())
+    bench.loop.run()
+    assert bench.rcodes() == ["SERVFAIL"] * 3
+    why = "the host's resolv.conf has no name server"
+    assert caplog.messages == [f"names are not looked up: {why}"]
+    bench.list_servers(1)
+    bench.loop.advance(CHECK_INTERVAL)
+    bench.ask(question())
+    bench.upstreams[0].answer(respond)
+    bench.loop.run()
+    assert bench.rcodes()[3:] == ["NOERROR"]
+
+
+def test_no_descriptor_for_a_query(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.list_servers(1)
+    assert bench.resolver.resolv_conf.servers(bench.loop.now)
+    with no_descriptors():
+        bench.ask(question())
+        bench.ask(question())
+    assert bench.rcodes() == ["SERVFAIL"] * 2
+    assert caplog.messages == [
+        "names are not looked up: name server 127.0.0.1: Too many open files"
+    ]
+    bench.ask(question())
+    bench.upstreams[0].answer(respond)
+    bench.loop.run()
+    assert bench.rcodes()[2:] == ["NOERROR"]
