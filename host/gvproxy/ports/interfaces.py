@@ -57,7 +57,7 @@ class Interfaces:
         }
         take = accepted[dialect]
         self._listeners.append(
-            Acceptor(self._loop, sock, lambda sock: take(endpoint.accepted(sock)))
+            Acceptor(self._loop, sock, lambda sock: take(endpoint.accepted(sock)), few=True)
         )
 
     def close(self) -> None:
