@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 ACCEPTS_PER_WAKEUP = 64
 FEW_ACCEPTS = 4
 FEW_PAUSE = 0.02
-"""Of connections that cost much, such as a guest's with its buffer: 0.4 ms from its coming to its end."""
+"""Of connections that cost much, such as a guest's: 0.4 ms in all."""
 FULL_PAUSE = 0.5
 """Seconds without accepting when there is no descriptor left."""
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
