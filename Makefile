@@ -1,6 +1,6 @@
-# What can be typed here: run, test, test-vm, check, mutations, fuzz, bench, bench-loss, soak, rpm,
-# image, clean.  Each works from a clean clone; CONTRIBUTING.md says what they need.  System packages are
-# the business of tests/lab/require.sh.
+# What can be typed here: run, test, test-vm, check, mutations, fuzz, bench, bench-loss, floods, soak,
+# rpm, image, clean.  Each works from a clean clone; CONTRIBUTING.md says what they need.  System packages
+# are the business of tests/lab/require.sh.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -20,7 +20,7 @@ DEBIAN = $(REQUIRE) --optional qemu-system-x86_64 qemu-img mmdebstrap mke2fs set
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: run tun test test-vm check lint mutations fuzz bench bench-loss soak rpm image clean
+.PHONY: run tun test test-vm check lint mutations fuzz bench bench-loss floods soak rpm image clean
 .DEFAULT_GOAL := check
 
 $(STAMP): pyproject.toml
@@ -107,6 +107,12 @@ soak: tun $(STAMP)
 	@$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)")
 
+# What a second guest notices while one floods the daemon.  SECONDS=2 per phase, ONLY=macs,...
+floods: tun $(STAMP)
+	@$(REQUIRE) nsenter ip
+	@$(BIN)/python -m tests.bench.floods $(if $(SECONDS),--seconds $(SECONDS)) \
+	  $(if $(ONLY),--only $(ONLY))
+
 # The Python libraries as the bundled RPMs carry them.
 $(WHEELS): $(STAMP)
 	@echo "Fetching the libraries' wheels ..." >&2
@@ -129,5 +135,5 @@ image:
 	@BASE=$(BASE) containers/build.sh $(FOLDER) $(or $(IMAGE),vsock-tap)
 
 clean:
-	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bench.json bench-loss.json soak.json
+	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bench.json bench-loss.json floods.json soak.json
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

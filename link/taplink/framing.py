@@ -6,6 +6,7 @@ the kernel has, and the views it hands out point into it.  Writing needs no clas
 `framing.length.pack(n)`, and how frames are gathered for one `sendmsg` is each side's own affair.
 """
 
+import sys
 from dataclasses import dataclass
 from struct import Struct
 from typing import Protocol
@@ -53,7 +54,7 @@ class FrameReader:
     The views are valid until the next `receive` or `feed`; what must live longer is copied.
     """
 
-    __slots__ = ("_buffer", "_end", "_framing", "_start", "_view")
+    __slots__ = ("_buffer", "_end", "_framing", "_start", "_view", "more")
 
     def __init__(self, framing: Framing, capacity: int = 512 * 1024) -> None:
         assert capacity >= framing.length.size + framing.limit
@@ -62,19 +63,22 @@ class FrameReader:
         self._view = memoryview(self._buffer)
         self._start = 0  # of the first frame that is not complete yet
         self._end = 0  # of the bytes received
+        self.more = False
+        """There may be complete frames that were not handed out: the next call does not read."""
 
-    def receive(self, sock: Source) -> list[memoryview]:
-        """Read once from `sock` and return the complete frames, which may be none.
+    def receive(self, sock: Source, most: int = sys.maxsize) -> list[memoryview]:
+        """Read once from `sock` and return the complete frames, `most` at most; may be none.
 
         Raises EOFError when the peer has closed, LinkError on an impossible length, OSError
         (BlockingIOError among them) as `recv_into` does.
         """
-        self._make_room()
-        count = sock.recv_into(self._view[self._end :])
-        if not count:
-            raise EOFError
-        self._end += count
-        return self._frames()
+        if not self.more:
+            self._make_room()
+            count = sock.recv_into(self._view[self._end :])
+            if not count:
+                raise EOFError
+            self._end += count
+        return self._frames(most)
 
     def feed(self, data: bytes) -> list[memoryview]:
         """Take bytes that were read elsewhere, such as those behind a request head.
@@ -93,12 +97,15 @@ class FrameReader:
             self._view[: end - start] = self._view[start:end]
             self._start, self._end = 0, end - start
 
-    def _frames(self) -> list[memoryview]:
+    def _frames(self, most: int = sys.maxsize) -> list[memoryview]:
         framing, view = self._framing, self._view
         unpack, size, offset = framing.length.unpack_from, framing.length.size, framing.offset
         start, end = self._start, self._end
-        frames = []
-        while end - start >= size:
+        frames: list[memoryview] = []
+        self.more = False
+        for _ in range(most):
+            if end - start < size:
+                break
             (length,) = unpack(view, start)
             if not offset <= length <= framing.limit:
                 self._start = start
@@ -111,5 +118,7 @@ class FrameReader:
                 break
             frames.append(view[start + size : stop])
             start = stop
+        else:
+            self.more = True
         self._start = start
         return frames

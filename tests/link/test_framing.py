@@ -86,3 +86,18 @@ def test_one_receive_takes_many_frames() -> None:
     with near, far:
         far.send(framed(HYPERKIT, b"x", b"y", b"z"))
         assert len(FrameReader(HYPERKIT).receive(near)) == 3
+
+
+def test_what_is_too_much_at_once_is_handed_out_without_reading() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        reader, frames = FrameReader(HYPERKIT), [bytes([number]) for number in range(5)]
+        far.send(framed(HYPERKIT, *frames) + b"\1")
+        got = []
+        for count, more in ((2, True), (4, True), (5, False)):
+            got += [bytes(frame) for frame in reader.receive(near, 2)]
+            assert (len(got), reader.more) == (count, more)
+        assert got == frames
+        far.send(b"\0x")
+        assert [bytes(frame) for frame in reader.receive(near, 2)] == [b"x"]

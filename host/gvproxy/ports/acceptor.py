@@ -1,5 +1,8 @@
 """Accepts connections on a listening socket, a bounded number in a turn of the loop.
 
+A queue that is longer waits a moment where each connection costs much: clients that come and leave
+all the time are not to take the loop from those who stay.
+
 When descriptors or memory run out, the connections wait in the kernel's queue: a listener that
 stays readable would wake the loop again at once, and what holds the descriptors would not get to
 give any back.
@@ -16,6 +19,9 @@ from gvproxy.errors import OUT_OF_RESOURCES
 log = logging.getLogger(__name__)
 
 ACCEPTS_PER_WAKEUP = 64
+FEW_ACCEPTS = 4
+FEW_PAUSE = 0.02
+"""Of connections that cost much, such as a guest's: 0.4 ms in all."""
 FULL_PAUSE = 0.5
 """Seconds without accepting when there is no descriptor left."""
 
@@ -26,15 +32,19 @@ class Acceptor:
     The listener, non-blocking and listening, belongs to the acceptor.
     """
 
-    __slots__ = ("_accepted", "_complaint", "_listener", "_loop", "_pause")
+    __slots__ = ("_accepted", "_complaint", "_few", "_listener", "_loop", "_pause")
 
     def __init__(
         self,
         loop: AbstractEventLoop,
         listener: socket.socket,
         accepted: Callable[[socket.socket], object],
+        *,
+        few: bool = False,
     ) -> None:
+        """`few` is for connections that cost much: no more than 200 a second."""
         self._loop = loop
+        self._few = few
         self._listener = listener
         self._accepted = accepted
         self._pause: TimerHandle | None = None
@@ -53,22 +63,29 @@ class Acceptor:
         self._loop.add_reader(self._listener.fileno(), self._accept)
 
     def _accept(self) -> None:
-        for _ in range(ACCEPTS_PER_WAKEUP):
+        for _ in range(FEW_ACCEPTS if self._few else ACCEPTS_PER_WAKEUP):
             try:
                 sock, _ = self._listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in OUT_OF_RESOURCES:
-                    self._wait(error)
+                    self._complain(error)
+                    self._wait(FULL_PAUSE)
                     return
                 continue  # that one has gone already
             sock.setblocking(False)
             self._accepted(sock)
+        if self._few:
+            self._wait(FEW_PAUSE)
 
-    def _wait(self, error: OSError) -> None:
+    def _complain(self, error: OSError) -> None:
         now = self._loop.time()
         where = self._listener.getsockname()
         self._complaint.make(now, "cannot accept on %s: %s", where, error.strerror)
+
+    def _wait(self, seconds: float) -> None:
+        if self._listener.fileno() < 0:
+            return  # closed by one of those that were accepted
         self._loop.remove_reader(self._listener.fileno())
-        self._pause = self._loop.call_later(FULL_PAUSE, self._listen)
+        self._pause = self._loop.call_later(seconds, self._listen)

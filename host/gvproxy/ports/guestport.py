@@ -11,6 +11,7 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gvproxy.ports.fairness import Fairness, Turns
 from gvproxy.stack.stack import Stack
 from taplink.text import reason
 
@@ -29,6 +30,8 @@ class PortCounters:
     frames_out: int = 0
     bytes_out: int = 0
     dropped: int = 0
+    pauses: int = 0
+    """How often the guest had to wait, for its frames cost more than they carried."""
 
     def add(self, other: "PortCounters") -> None:
         """Add another port's counters to these."""
@@ -37,6 +40,7 @@ class PortCounters:
         self.frames_out += other.frames_out
         self.bytes_out += other.bytes_out
         self.dropped += other.dropped
+        self.pauses += other.pauses
 
 
 Closed = Callable[["GuestPort", str], None]
@@ -57,6 +61,10 @@ class GuestPort(ABC):
         self.counters = PortCounters()
         self.dialect = self.peer = ""
         """What the guest speaks, and who it is, for people."""
+        self.fairness = Fairness()
+        self.paused = False
+        """Its frames wait, for their cost has to be made up for."""
+        self._turns = Turns()
         self._stack = stack
         self._loop = loop
         self._closed: Closed | None = closed
@@ -92,7 +100,8 @@ class GuestPort(ABC):
 
     def received(self, frames: list[memoryview]) -> None:
         """Take a batch of the guest's frames; the views are not kept."""
-        counters = self.counters
+        counters, clock = self.counters, self.fairness.clock
+        begins, before = clock(), counters.bytes_in + counters.bytes_out
         counters.frames_in += len(frames)
         counters.bytes_in += sum(map(len, frames)) - self.offset * len(frames)
         flush_due, self._flush_due = self._flush_due, True  # here, at the end of the batch
@@ -102,6 +111,23 @@ class GuestPort(ABC):
             self._flush_due = flush_due
         if not self._blocked:
             self._flush()
+        moved = counters.bytes_in + counters.bytes_out - before
+        if self._turns.took(clock() - begins, len(frames), moved):
+            self._pay()
+
+    def _pay(self) -> None:
+        """Have the guest wait, where its frames cost others too much."""
+        pause = self._turns.pay(self.fairness.factor(self.number, self._loop.time()))
+        if pause and self._closed is not None:
+            self.counters.pauses += 1
+            self.paused = True
+            self._loop.call_later(pause, self._resume)
+            self._pause()
+
+    def _resume(self) -> None:
+        self.paused = False
+        if self._closed is not None:
+            self._go_on()
 
     def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
         """See `gvproxy.stack.port.Port`."""
@@ -129,6 +155,14 @@ class GuestPort(ABC):
     def _broken(self, why: str) -> None:
         """End, when the guest does not take frames any more."""
         self.close(why)
+
+    @abstractmethod
+    def _pause(self) -> None:
+        """Read nothing until `_go_on`."""
+
+    @abstractmethod
+    def _go_on(self) -> None:
+        """Read again."""
 
     @abstractmethod
     def _write(self) -> None:

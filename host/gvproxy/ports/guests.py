@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 from asyncio import AbstractEventLoop
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from struct import Struct
 
@@ -19,6 +19,7 @@ from gvproxy.ports.capture import (
     CapturedStreamPort,
 )
 from gvproxy.ports.datagram import Address, DatagramPort
+from gvproxy.ports.fairness import Fairness
 from gvproxy.ports.guestport import GuestPort, PortCounters
 from gvproxy.ports.packet import PacketPort
 from gvproxy.ports.pipes import Pipes
@@ -59,6 +60,7 @@ class Guests:
         self._left = left
         self._departed = PortCounters()
         self._full = Complaint(log)
+        self._fairness = Fairness(self._moved)
 
     @property
     def ports(self) -> list[GuestPort]:
@@ -192,9 +194,14 @@ class Guests:
 
     def _prepare(self, port: GuestPort, dialect: str, peer: str) -> None:
         port.dialect, port.peer = dialect, one_line(peer)
+        port.fairness = self._fairness
         if isinstance(port, Captured):
             assert self.capture is not None
             port.capture = self.capture
+
+    def _moved(self) -> Iterator[tuple[int, int]]:
+        for port in self.ports:
+            yield port.number, port.counters.bytes_in + port.counters.bytes_out
 
     def _came(self, port: GuestPort) -> None:
         offloads = format_offload(Offload(port.offload)) or "no offloads"

@@ -52,7 +52,7 @@ class Interfaces:
         }
         take = accepted[dialect]
         self._acceptors.append(
-            Acceptor(self._loop, sock, lambda sock: take(endpoint.accepted(sock)))
+            Acceptor(self._loop, sock, lambda sock: take(endpoint.accepted(sock)), few=True)
         )
 
     def refuse(self) -> None:

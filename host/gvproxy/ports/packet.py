@@ -44,7 +44,8 @@ class PacketPort(GuestPort):
         self._loop.add_reader(self._sock.fileno(), self._readable)
 
     def _release(self) -> None:
-        self._loop.remove_reader(self._sock.fileno())
+        if not self.paused:
+            self._loop.remove_reader(self._sock.fileno())
         if self._blocked:
             self._stop_waiting()
         self._sock.close()
@@ -55,8 +56,9 @@ class PacketPort(GuestPort):
     def _readable(self) -> None:
         frames: list[memoryview] = []
         why = ""
+        most = min(FRAMES_PER_WAKEUP, self._turns.frames)
         try:
-            while len(frames) < FRAMES_PER_WAKEUP and not why:
+            while len(frames) < most and not why:
                 frame = self._sock.recv(MAX_FRAME + self.offset)
                 if frame:
                     frames.append(memoryview(frame))
@@ -70,6 +72,12 @@ class PacketPort(GuestPort):
             self.received(frames)
         if why:
             self.close(why)
+
+    def _pause(self) -> None:
+        self._loop.remove_reader(self._sock.fileno())
+
+    def _go_on(self) -> None:
+        self._loop.add_reader(self._sock.fileno(), self._readable)
 
     # Out
 

@@ -56,7 +56,7 @@ class Reception:
         `users` may call at it besides root and the daemon's own.
         """
         accepted = partial(self._accepted, name, own_users().union(users))
-        self._acceptors.append(Acceptor(self._loop, sock, accepted))
+        self._acceptors.append(Acceptor(self._loop, sock, accepted, few=True))
 
     def close(self) -> None:
         """Stop listening, and end the connections that have not said what they want."""

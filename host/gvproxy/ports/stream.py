@@ -8,7 +8,7 @@ import socket
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
+from functools import partial
 
 from gvproxy.ports.guestport import LIMIT, Closed, GuestPort
 from gvproxy.ports.pipes import Pipes
@@ -17,11 +17,9 @@ from taplink.framing import FrameReader, Framing, LinkError
 from taplink.text import reason
 from taplink.vnet import Offload
 
-T = TypeVar("T")
-
 MAX_BUFFERS = 1024  # Linux: UIO_MAXIOV
-LAST_READS = 64
-"""How often a guest that takes nothing is read before it is given up; a link holds less."""
+LAST_SECONDS = 0.02
+"""For how long a guest that takes nothing is read before it is given up."""
 EARLY = 24 << 10
 """Bytes that do not wait for the end of their batch where frames are complete: making them took
 some 50 µs, and the guest reads them while more are made.  That is a third more at one segment in a
@@ -50,6 +48,7 @@ class StreamPort(GuestPort):
         self._largest = framing.limit - framing.offset
         self._reader: FrameReader | None = FrameReader(framing)
         self._queue: list[bytes | memoryview] = []
+        self._more_due = False  # a batch that needs no reading follows with the loop's next turn
         self._early = LIMIT if self.offload else EARLY
 
     def start(self, rest: bytes = b"") -> None:
@@ -57,10 +56,11 @@ class StreamPort(GuestPort):
         self._stack.attach(self)
         self._loop.add_reader(self._fd, self._readable)
         if rest and self._reader is not None:
-            self._take(self._reader.feed, rest)
+            self._take(partial(self._reader.feed, rest))
 
     def _release(self) -> None:
-        self._loop.remove_reader(self._fd)
+        if not self.paused:
+            self._loop.remove_reader(self._fd)
         if self._blocked:
             self._loop.remove_writer(self._write_fd)
         self._sock.close()
@@ -70,13 +70,31 @@ class StreamPort(GuestPort):
     # In
 
     def _readable(self) -> None:
-        if self._reader is not None:
-            self._take(self._reader.receive, self._sock)
+        if not self._more_due:
+            self._read()
 
-    def _take(self, read: Callable[[T], list[memoryview]], source: T) -> bool:
+    def _read(self) -> bool:
+        """Take a batch; tells whether there was anything."""
+        reader = self._reader
+        if reader is None or not self._take(
+            partial(reader.receive, self._sock, self._turns.frames)
+        ):
+            return False
+        if reader.more and not self._more_due:
+            self._more_due = True
+            self._loop.call_soon(self._read_on)
+        return True
+
+    def _read_on(self) -> None:
+        """Take what was read and is too much for one batch."""
+        self._more_due = False
+        if not self.paused:
+            self._read()
+
+    def _take(self, read: Callable[[], list[memoryview]]) -> bool:
         """Take what can be read; tells whether there was anything."""
         try:
-            frames = read(source)
+            frames = read()
         except (BlockingIOError, InterruptedError):
             return False
         except EOFError:
@@ -85,14 +103,24 @@ class StreamPort(GuestPort):
         except (LinkError, OSError) as error:
             self.close(reason(error))
             return False
-        self.received(frames)
+        if frames:
+            self.received(frames)
         return True
+
+    def _pause(self) -> None:
+        self._loop.remove_reader(self._fd)
+
+    def _go_on(self) -> None:
+        self._loop.add_reader(self._fd, self._readable)
+        if not self._more_due:
+            self._read()
 
     def _broken(self, why: str) -> None:
         """End, but for what the guest said before it closed: a lease given back, say."""
-        for _ in range(LAST_READS):
-            if self._reader is None or not self._take(self._reader.receive, self._sock):
-                break
+        clock = self.fairness.clock
+        ends = clock() + LAST_SECONDS
+        while clock() < ends and self._read():
+            pass
         self.close(why)
 
     # Out

@@ -22,6 +22,8 @@ _CWR = 0x80  # RFC 3168 §6.1.2: once per window, so on the first piece only
 MIN_SIZE = 48
 """Smaller pieces are refused: a guest could have a thousand frames made of one (Linux:
 tcp_min_snd_mss)."""
+MAX_PIECES = 256
+"""More are refused for the same reason: no kernel has an MSS below 256 by itself."""
 
 
 def complete(
@@ -40,7 +42,7 @@ def complete(
         return
     kind &= ~vnet.GSO_ECN
     if kind in (vnet.GSO_TCPV4, vnet.GSO_TCPV6) and 0 < size < len(payload):
-        if size >= MIN_SIZE and _is_tcp(header, kind, start, size):
+        if _may_cut(size, len(payload)) and _is_tcp(header, kind, start, size):
             yield from _cut_tcp(header, payload, size, start)
         return
     if kind == vnet.GSO_UDP_L4 and 0 < size < len(payload):
@@ -50,6 +52,10 @@ def complete(
     field = start + offset
     total = ones_sum(header[start:], len(header) - start) + ones_sum(payload, len(payload))
     yield header[:field] + _WORD.pack(checksum(total)) + header[field + 2 :], payload
+
+
+def _may_cut(size: int, length: int) -> bool:
+    return size >= MIN_SIZE and length <= size * MAX_PIECES
 
 
 def _is_tcp(header: bytes, kind: int, start: int, size: int) -> bool:

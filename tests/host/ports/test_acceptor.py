@@ -9,7 +9,13 @@ from collections.abc import Iterator
 import pytest
 
 from gvproxy.complaint import INTERVAL
-from gvproxy.ports.acceptor import ACCEPTS_PER_WAKEUP, FULL_PAUSE, Acceptor
+from gvproxy.ports.acceptor import (
+    ACCEPTS_PER_WAKEUP,
+    FEW_ACCEPTS,
+    FEW_PAUSE,
+    FULL_PAUSE,
+    Acceptor,
+)
 from tests.manual_loop import ManualLoop
 
 
@@ -87,6 +93,21 @@ def test_others_get_their_turn(bench: Bench) -> None:
     assert len(bench.accepted) == ACCEPTS_PER_WAKEUP
     bench.loop.turn()
     assert len(bench.accepted) == ACCEPTS_PER_WAKEUP + 5
+
+
+def test_costly_ones_wait_where_there_are_many(bench: Bench) -> None:
+    bench.acceptor._few = True
+    for _ in range(FEW_ACCEPTS * 2 + 1):
+        bench.connect()
+    bench.loop.run()
+    assert len(bench.accepted) == FEW_ACCEPTS
+    bench.loop.advance(FEW_PAUSE)
+    bench.loop.run()
+    assert len(bench.accepted) == FEW_ACCEPTS * 2
+    bench.loop.advance(FEW_PAUSE)
+    bench.loop.until(lambda: len(bench.accepted) == FEW_ACCEPTS * 2 + 1)
+    bench.connect()
+    bench.loop.until(lambda: len(bench.accepted) == FEW_ACCEPTS * 2 + 2)
 
 
 def test_nothing_listens_after_the_end(bench: Bench) -> None:

@@ -9,11 +9,13 @@ from typing import cast
 import pytest
 
 from gvproxy.ports.datagram import GREETING, RETRY_INTERVAL, DatagramListener, DatagramPort
+from gvproxy.ports.fairness import MAX_PAUSE
 from gvproxy.ports.guestport import HIGH_WATER, LIMIT, GuestPort
 from gvproxy.ports.packet import FRAMES_PER_WAKEUP, PacketPort
 from gvproxy.stack.stack import Stack
 from taplink import vnet
 from taplink.framing import MAX_FRAME
+from tests.host.ports.costs import Costs
 from tests.manual_loop import ManualLoop
 
 from .test_stream import FakeStack
@@ -108,6 +110,30 @@ def test_others_get_their_turn(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
     bench.loop.run()
     assert len(bench.stack.frames) == sent
     assert max(b - a for a, b in zip([0, *batches], batches, strict=False)) <= FRAMES_PER_WAKEUP
+
+
+def test_costly_frames_wait_or_are_lost_while_others_are_busy(bench: Bench) -> None:
+    bench.stack.frames.clear()
+    Costs(bench.port, bench.stack, 100e-6).others_move(bench.loop)
+    sent = 0
+    while not bench.port.paused:
+        bench.guest.send(b"x" * 60)
+        sent += 1
+        bench.loop.run()
+    assert len(bench.stack.frames) == sent
+    assert bench.port.counters.pauses == 1
+    bench.guest.send(b"early")
+    bench.loop.run()
+    assert len(bench.stack.frames) == sent
+    bench.loop.advance(MAX_PAUSE)
+    bench.loop.run()
+    waited = bench.kind == "packets"  # and others' frames are behind it where a socket is shared
+    assert bench.stack.frames[sent:] == ([b"early"] if waited else [])
+    bench.guest.send(b"later")
+    bench.loop.advance(MAX_PAUSE)
+    bench.loop.run()
+    assert bench.stack.frames[-1] == b"later"
+    assert bench.port.counters.dropped == (not waited)
 
 
 @pytest.mark.parametrize("size", [5, 1514, 65_000])

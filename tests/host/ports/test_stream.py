@@ -8,11 +8,13 @@ import pytest
 import uvloop
 
 from gvproxy.ports import stream
+from gvproxy.ports.fairness import FIRST_FRAMES, MAX_PAUSE, TURN
 from gvproxy.ports.guestport import HIGH_WATER, LIMIT, LOW_WATER, PortCounters
 from gvproxy.ports.stream import StreamPort
 from taplink import vnet
 from taplink.framing import HYPERKIT, TAPLINK, Framing
 from taplink.vnet import Offload
+from tests.host.ports.costs import Costs
 from tests.manual_loop import ManualLoop
 
 
@@ -141,6 +143,52 @@ def test_frames_come_in_byte_by_byte(bench: Bench) -> None:
         bench.loop.run()
     meta = bytes(bench.framing.offset)
     assert bench.stack.frames == [meta + b"one", meta + b"two"]
+
+
+def test_costly_frames_come_in_pieces_with_others_between(bench: Bench) -> None:
+    costs = Costs(bench.port, bench.stack, 100e-6)
+    frames = [b"%04d" % number for number in range(1000)]
+    bench.guest.send(bench.pack(*frames))
+    bench.loop.turn()
+    assert len(bench.stack.frames) == FIRST_FRAMES
+    bench.loop.turn()
+    assert len(bench.stack.frames) == FIRST_FRAMES + int(TURN / 100e-6)
+    bench.loop.run()
+    meta = bytes(bench.framing.offset)
+    assert bench.stack.frames == [meta + frame for frame in frames]
+    assert costs.longest[1:] == pytest.approx([TURN] * len(costs.longest[1:]), abs=TURN)
+    assert bench.port.counters.pauses == 0, "nobody else is there"
+
+
+def test_costly_frames_wait_while_others_are_busy(bench: Bench) -> None:
+    costs = Costs(bench.port, bench.stack, 100e-6)
+    costs.others_move(bench.loop)
+    frames = [b"%04d" % number for number in range(1000)]
+    bench.guest.send(bench.pack(*frames))
+    bench.loop.run()
+    taken = len(bench.stack.frames)
+    assert taken == FIRST_FRAMES
+    assert bench.port.paused
+    assert bench.sock.fileno() not in bench.loop.readers
+    bench.loop.advance(MAX_PAUSE)
+    assert taken < len(bench.stack.frames) < 1000
+    while len(bench.stack.frames) < 1000:
+        bench.loop.advance(MAX_PAUSE)
+    bench.guest.send(bench.pack(b"last"))
+    bench.loop.advance(1.0)
+    bench.loop.run()
+    assert bench.stack.frames[-1].endswith(b"last")
+    assert bench.port.counters.pauses > 1
+
+
+def test_one_that_waits_can_be_closed(bench: Bench) -> None:
+    Costs(bench.port, bench.stack, 100e-6).others_move(bench.loop)
+    bench.guest.send(bench.pack(*[b""] * 1000))
+    bench.loop.run()
+    assert bench.port.paused
+    bench.port.close("the guest has to go")
+    bench.loop.advance(1.0)
+    assert len(bench.stack.frames) == FIRST_FRAMES
 
 
 @pytest.mark.parametrize("framing", [HYPERKIT, TAPLINK])

@@ -180,6 +180,13 @@ def test_super_frame_that_is_not_what_it_says_is_dropped(family: int, words: byt
     assert list(gso.complete(words, header, payload)) == []
 
 
+def test_too_many_pieces_are_refused() -> None:
+    header, payload = super_frame(4, 200 * gso.MAX_PIECES)
+    assert len(list(gso.complete(meta(4, 200), header, payload))) == gso.MAX_PIECES
+    header, payload = super_frame(4, 200 * gso.MAX_PIECES + 1)
+    assert list(gso.complete(meta(4, 200), header, payload)) == []
+
+
 def test_any_words_of_a_guest_are_survived() -> None:
     """The virtio-net header comes from the guest."""
     header, payload = super_frame(4, 4000)
