@@ -12,8 +12,8 @@ from math import inf
 Owner = object
 """Who holds something: a port, or whatever else stands for a guest; hashable."""
 
-SHARE = 4
-"""One guest alone may hold four fifths of a table, two of them four ninths each."""
+SHARE = 8
+"""One guest alone may hold eight ninths of a table, two of them eight seventeenths each."""
 SEARCH_INTERVAL = 1.0
 """Seconds between two searches of a full table for what may go: a guest that fills it costs no
 more than that."""
@@ -31,8 +31,8 @@ class Limit:
         return self if total >= self.total else self.of(total)
 
     def of(self, total: int) -> "Limit":
-        """Return the limit with another total, of which a guest may hold three quarters at most."""
-        return Limit(total, max(1, min(self.guest, total * 3 // 4)))
+        """Return the limit with another total, of which a guest may hold seven eighths at most."""
+        return Limit(total, max(1, min(self.guest, total * 7 // 8)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,13 @@ class Limits:
     macs: Limit = Limit(1024, 256)
     neighbours: Limit = Limit(4096, 1024)
     fragmented_packets: Limit = Limit(256, 64)
-    connections: Limit = Limit(65536, 49152)
+    connections: Limit = Limit(65536, 57344)
     half_open: Limit = Limit(8192, 4096)
     tcp_buffers: Limit = Limit(256 << 20, 128 << 20)
     udp_mappings: Limit = Limit(4096, 3072)
     udp_sessions: Limit = Limit(8192, 4096)
     pings: Limit = Limit(256, 128)
-    dns_queries: Limit = Limit(4096, 2048)
+    dns_queries: Limit = Limit(2048, 1024)
     dns_connections: Limit = Limit(128, 64)
     dhcp_leases: Limit = Limit(1024, 64)
     api_connections: int = 256

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 PYTHON = "/usr/bin/python3"
 """What %{python3} is, for which they shall be."""
 PARTS = ("link", "guest", "host")
-OPTIONAL = frozenset({"uvloop"})
-"""Programs do without it, and noarch packages have to: it is compiled."""
+OPTIONAL = frozenset({"landlockpy", "pyprctl", "pyseccomp", "uvloop"})
+"""Programs do without them, and noarch packages may have to: uvloop is compiled."""
 _NAME = re.compile(r"[\w.-]+")
 
 

@@ -16,17 +16,17 @@ def fill(quota: Quota, owner: object) -> int:
 
 def test_one_alone_gets_its_limit() -> None:
     assert fill(Quota(Limit(100, 60)), "a") == 60
-    assert fill(Quota(Limit(100, 100)), "a") == 80
+    assert fill(Quota(Limit(100, 100)), "a") == 89
 
 
 def test_there_is_room_for_the_next_one() -> None:
     quota = Quota(Limit(1000, 1000))
-    assert [fill(quota, number) for number in range(3)] == [800, 160, 32]
+    assert [fill(quota, number) for number in range(3)] == [889, 99, 11]
     assert quota.refused == 3
     for _ in range(600):
         quota.give(0)
     assert not quota.take(0) or quota.held(0) <= SHARE * (1000 - quota.used)
-    assert fill(quota, 2) > 400
+    assert fill(quota, 2) > 500
 
 
 @given(st.lists(st.sampled_from("abcd"), max_size=400))
@@ -61,9 +61,9 @@ def test_a_full_table_is_searched_once_a_second() -> None:
     assert [quota.may_search(now) for now in (0.0, 0.9, 1.0)] == [True, False, True]
 
 
-def test_within_fewer_descriptors_three_quarters_are_a_guests() -> None:
+def test_within_fewer_descriptors_seven_eighths_are_a_guests() -> None:
     limit = Limit(4096, 3072)
     assert limit.within(10_000) == limit
-    assert limit.within(1000) == Limit(1000, 750)
+    assert limit.within(1000) == Limit(1000, 875)
     assert limit.within(1) == Limit(1, 1)
     assert Limit(1000, 10).within(100) == Limit(100, 10)

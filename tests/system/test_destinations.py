@@ -19,6 +19,7 @@ DOOR = "10.99.0.1"
 API, QEMU, PUBLISHED, WEB, OTHER_WEB = 7777, 7778, 8041, 8080, 8081
 CONFIG = f"""\
 services: tcp://0.0.0.0:{API}
+api-token-file: FOLDER/token
 interfaces:
   qemu: tcp://{HOST_OUTSIDE}:{QEMU}
 stack:
@@ -37,7 +38,10 @@ stack:
 @pytest.fixture
 def gvproxy(world: World) -> Iterator[Gvproxy]:
     config = world.folder / "gvproxy.yaml"
-    config.write_text(CONFIG)
+    token = world.folder / "token"
+    token.write_text("that-nobody-here-should-know")
+    token.chmod(0o600)
+    config.write_text(CONFIG.replace("FOLDER", str(world.folder)))
     gvproxy = Gvproxy(world.folder, world.host, "-config", str(config))
     yield gvproxy
     gvproxy.process.stop()
@@ -66,8 +70,8 @@ def test_our_own_api_is_the_hosts_alone(world: World, gvproxy: Gvproxy) -> None:
         assert refused(gvproxy)["RefusedOwnApi"] == len(tries)
         gvproxy.process.wait_for("gvproxy itself listens there")
         for address in ("127.0.0.1", "127.0.0.2", HOST_OUTSIDE):
-            assert curl(world.host, address, API, "cam") == "200"
-        assert curl(world.outside, HOST_OUTSIDE, API, "cam") == "200"
+            assert curl(world.host, address, API, "cam") == "401", "it asks for its token"
+        assert curl(world.outside, HOST_OUTSIDE, API, "cam") == "401"
         # What is published is a guest's.
         gvproxy.expose(f"0.0.0.0:{PUBLISHED}", f"{DEVICE}:{PUBLISHED}")
         with guest.listen("0.0.0.0", PUBLISHED) as listener:

@@ -105,10 +105,8 @@ def test_the_daemon_ends_with_guests_attached(world: World) -> None:
         server, _ = listener.accept()
         caller = guest.connect(GATEWAY, 80)
         with sock, server, caller:
-            head = (
-                b"POST /services/forwarder/expose HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
-            )
-            caller.sendall(head + b"{")
+            head = b"POST /services/forwarder/expose HTTP/1.1\r\nHost: 192.168.127.1\r\n"
+            caller.sendall(head + b"Content-Length: 9\r\n\r\n{")
             assert guest.run("curl", "--silent", f"http://{GATEWAY}/services/forwarder/all")
             gvproxy.process.stop(timeout=3.0)
             for end in (sock, caller):

@@ -127,12 +127,16 @@ def finish(gvproxy: Gvproxy) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_an_agent_connects_again(world: World, way: str, end: End) -> None:
     url, dialect, before = WAYS[way]
-    flags = ["-listen", url] if url else []
+    token = world.folder / "token"
+    token.write_text("0123456789abcdef")
+    token.chmod(0o600)
+    flags = ["-listen", url, "-api-token-file", str(token)] if url else []
+    mine = ["-token-file", str(token)] if url else []
     with cabled(world) as guest:
         first = Gvproxy(world.folder, world.host, *flags, before=before)
         with make_guest(world, first, "before", "-mac", MACS[0]):
             pass  # it had the first address of the pool, which a guest without a memory would get
-        agent = Agent(guest, url or first.url, "-mac", MACS[1])
+        agent = Agent(guest, url or first.url, "-mac", MACS[1], *mine)
         assert agent.wait().address == "192.168.127.4/24"
         agent.process.wait_for(f": {dialect}, ")
         use(guest, world.host)

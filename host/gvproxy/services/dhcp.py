@@ -189,8 +189,15 @@ class DhcpServer:
         return True
 
     def owner(self, address: bytes, now: float) -> bytes | None:
-        """Return the MAC address that an address is leased to."""
-        return self._table.owner(int.from_bytes(address, "big"), now)
+        """Return the MAC address that an address is leased to.
+
+        The lease that is there without anybody's asking is so while its guest is there: without it
+        the address is free for one that has it by hand, and published ports lead there.
+        """
+        mac = self._table.owner(int.from_bytes(address, "big"), now)
+        config = self._config
+        unasked = (address, mac) == (config.device_ip.packed, config.device_mac)
+        return None if unasked and not self.is_there(config.device_mac) else mac
 
     def address_of(self, name: str, *, now: float) -> IPv4Address | None:
         """Return the address of the guest that calls itself so, in lower case."""

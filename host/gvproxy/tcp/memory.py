@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-SHARE = 4
+SHARE = 8
 """Of what is free; as for the tables (`gvproxy.limits`)."""
 
 

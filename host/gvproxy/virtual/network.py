@@ -97,7 +97,7 @@ class VirtualNetwork:
     ) -> VirtualServer:
         """Serve guests at an address of the gateway's, as the loop's `create_server`.
 
-        `max_clients` is of connections at a time, four fifths of them by one guest, unless there
+        `max_clients` is of connections at a time, eight ninths of them by one guest, unless there
         is a `quota` of them.
         Raises OSError: EADDRNOTAVAIL for an address that is not the gateway's, EADDRINUSE for a
         port that is taken.

@@ -393,7 +393,7 @@ def test_no_forwards_are_no_ssh_either(path: Path) -> None:
 
 
 def test_limits(path: Path) -> None:
-    """All that is not named has its default; of a smaller total a guest has three quarters."""
+    """All that is not named has its default; of a smaller total a guest has seven eighths."""
     text = """
         limits:
           guests: 7
@@ -403,8 +403,8 @@ def test_limits(path: Path) -> None:
     """
     assert parse(path, text).limits == Limits(
         guests=7,
-        macs=Limit(100, 75),
-        dns_queries=Limit(4096, 5),
+        macs=Limit(100, 87),
+        dns_queries=Limit(2048, 5),
         half_open=Limit(10000, 9000),
     )
 

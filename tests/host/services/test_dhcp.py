@@ -479,6 +479,8 @@ def test_whose_an_address_is(client: Client) -> None:
     told: list[tuple[bytes, bytes]] = []
     client.server.granted = lambda address, who: told.append((address, who))
     owner = client.server.owner
+    assert owner(ip("192.168.127.2"), 0.0) is None, "nobody has asked for that lease"
+    client.server.is_there = lambda address: address == DEVICE_MAC
     assert owner(ip("192.168.127.2"), 0.0) == DEVICE_MAC
     client.ask(DISCOVER, 1)
     assert owner(ip(FIRST), 0.0) is None
