@@ -75,8 +75,10 @@ async def open_link(
     sock = await connect(endpoint, CONNECT_TIMEOUT)
     try:
         agreed = await negotiate(sock, connect_request(endpoint, offload, bearer), offload, silence)
-    except BaseException:
+    except BaseException as error:
         sock.close()
+        if bearer is not None and isinstance(error, LinkError):
+            raise LinkError(bearer.hidden(str(error))) from None
         raise
     return Link(sock, agreed)
 

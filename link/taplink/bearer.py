@@ -38,6 +38,10 @@ class Bearer:
         given = authorization[scheme.end() :] if scheme else ""
         return hmac.compare_digest(given.encode(errors="replace"), self.secret.encode())
 
+    def hidden(self, text: str) -> str:
+        """Return what a host says, which may know the secret, for a log."""
+        return text.replace(self.secret, "...")
+
 
 def read(text: str) -> Bearer:
     """Read the file at a path; raises ValueError, in one line that names it."""

@@ -132,11 +132,16 @@ class Guest:
 
 
 class Host:
-    """A listener at a unix socket that agents attach to, one dialect at a time."""
+    """A listener that agents attach to, one dialect at a time: at a unix socket, or over TCP."""
 
-    def __init__(self, path: Path) -> None:
-        self.url = f"unix://{path}"
-        self._listener = listen(parse(self.url))
+    def __init__(self, where: Path | socket.socket) -> None:
+        """A socket that is given is a TCP one."""
+        if isinstance(where, socket.socket):
+            self.url = "tcp://{}:{}".format(*where.getsockname())
+            self._listener = where
+        else:
+            self.url = f"unix://{where}"
+            self._listener = listen(parse(self.url))
         self._listener.settimeout(10)
         self._guests: list[Guest] = []
 
