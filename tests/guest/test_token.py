@@ -15,6 +15,7 @@ from tests.guest.server import Host
 from tests.lab.namespace import Namespace
 from tests.lab.network import temporary_folder
 from tests.lab.programs import Agent
+from tests.lab.users import AS_NOBODY, other_users
 from vsock_tap import check
 from vsock_tap.cli import parse_arguments
 
@@ -120,6 +121,7 @@ def test_the_command_refuses_it(token: Path, more: list[str]) -> None:
 
 
 @pytest.mark.root
+@other_users
 def test_another_users_file(token: Path) -> None:
     """A service of another user is told why, and nothing of what is in the file."""
     with temporary_folder() as folder, Namespace("machine", folder) as machine:
@@ -127,7 +129,7 @@ def test_another_users_file(token: Path) -> None:
         here = folder / "token"
         token.rename(here)
         folder.chmod(0o755)
-        done = machine.try_run("setpriv", "--reuid=65534", "--clear-groups", *command, here)
+        done = machine.try_run(*AS_NOBODY, *command, here)
     said = f"vsock-tap: -token-file: {here} cannot be read: Permission denied\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
 

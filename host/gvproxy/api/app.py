@@ -150,14 +150,14 @@ def make_guest_app(forwarder: Forwarder) -> web.Application:
     async def expose(request: web.Request) -> web.Response:
         body = await _body(request)
         local, remote, protocol = (_text(body, key) for key in ("local", "remote", "protocol"))
-        ASKED.set(f" {protocol or 'tcp'} {local} to {public(remote)}")
+        ASKED.set(f" {protocol or 'tcp'} {public(local)} to {public(remote)}")
         await forwarder.expose(local, remote, protocol or "tcp", request.remote or None)
         return web.Response()
 
     async def unexpose(request: web.Request) -> web.Response:
         body = await _body(request)
         local, protocol = (_text(body, key) for key in ("local", "protocol"))
-        ASKED.set(f" {protocol or 'tcp'} {local}")
+        ASKED.set(f" {protocol or 'tcp'} {public(local)}")
         await forwarder.unexpose(local, protocol or "tcp", request.remote or None)
         return web.Response()
 

@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
 
+_MAX_STRANGERS = 16
+"""Connections at a time of who may not call and has not asked yet: a caller whose connection ends
+before it has sent its request does not look for an answer."""
+
 Handler = Callable[[socket.socket, Request], None]
 """Takes over a connection: its socket, non-blocking, and what has been read of it."""
 
@@ -48,7 +52,8 @@ class Reception:
         self._access = access
         self._acceptors: list[Acceptor] = []
         self._lobby = Lobby(loop, _BAD_REQUEST, limit=waiting)
-        self._strangers = Complaint(log)
+        self._strangers = Lobby(loop, limit=_MAX_STRANGERS)
+        self._complaint = Complaint(log)
 
     def listen(self, sock: socket.socket, name: str, users: Collection[int] = ()) -> None:
         """Accept on `sock`, non-blocking and listening, which belongs to the reception now.
@@ -64,6 +69,7 @@ class Reception:
             acceptor.close()
         self._acceptors.clear()
         self._lobby.close()
+        self._strangers.close()
 
     def _accepted(self, where: str, users: Collection[int], sock: socket.socket) -> None:
         try:
@@ -72,8 +78,9 @@ class Reception:
             sock.close()
             return
         if refusal is not None:
-            self._strangers.make(self._loop.time(), "refused at %s: %s", where, refusal.text)
-            refusal.answer(sock)
+            self._complaint.make(self._loop.time(), "refused at %s: %s", where, refusal.text)
+            answer = partial(refusal.answer, sock)
+            self._strangers.enter(endpoint.accepted(sock), where, lambda data: answer)
             return
         reader = RequestReader()
 

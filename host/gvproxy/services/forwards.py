@@ -17,6 +17,7 @@ MAX_RANGE = 1024
 """Ports of one forward, which takes 40 ms by then, and a guest may ask for it."""
 MAX_HOST = 255
 """Characters; each port of a range is known by a text with it."""
+_QUERY = re.compile("[?&#].*", re.DOTALL)
 _NUMBER = re.compile("[0-9]{1,5}")
 
 
@@ -122,10 +123,12 @@ def read_locals(protocol: Protocol, text: str) -> list[Local]:
     if protocol is Protocol.UNIX:
         path = text.removeprefix("unix://")
         if not path.startswith("/") or path.endswith("/") or "\0" in path or not _is_text(path):
-            raise BadLocalError(f"local {text!r} is no absolute path of a unix socket")
+            raise BadLocalError(f"local {public(text)!r} is no absolute path of a unix socket")
         return [Local(path)]
     if protocol is Protocol.NPIPE:
         return [Local(text)]
+    if _is_url(text):
+        raise BadLocalError(f"local {public(text)!r} must be host:port, and no URL")
     host, separator, ports = text.rpartition(":")
     if not separator:
         raise BadLocalError(f"local {text!r} has no port")
@@ -136,9 +139,11 @@ def read_locals(protocol: Protocol, text: str) -> list[Local]:
 
 
 def _ports(text: str) -> list[Remote]:
+    if _is_url(text):
+        raise BadRemoteError(f"remote {public(text)!r} must be host:port, and no URL")
     host, separator, ports = text.rpartition(":")
     if not separator:
-        raise BadRemoteError(f"remote {public(text)!r} has no port")
+        raise BadRemoteError(f"remote {text!r} has no port")
     return [Remote(host, port) for port in _range(ports)]
 
 
@@ -193,8 +198,13 @@ def _is_text(text: str) -> bool:
 
 
 def public(url: str) -> str:
-    """Leave out of what is shown or logged what may be secret: a URL's query."""
-    return url.partition("?")[0]
+    """Leave out of what is shown or logged what may be secret: a query, or what was to be one."""
+    return _QUERY.sub("", url)
+
+
+def _is_url(text: str) -> bool:
+    """Tell whether a URL was given for a port, of which not even a part is to be shown as one."""
+    return "://" in text or bool(_QUERY.search(text))
 
 
 def _range(text: str) -> range:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import select
 import socket
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -219,13 +220,12 @@ class Door:
         client.sendall(f"{line}\r\nHost: unix\r\n\r\n".encode())
         inside = self.bench.links, self.bench.tunnels, self.bench.http
         before = sum(map(len, inside))
-        strangers = self.bench.access.counters.strangers
-        self.bench.loop.until(
-            lambda: (
-                sum(map(len, inside)) > before or self.bench.access.counters.strangers > strangers
-            )
-        )
+        self.bench.loop.until(lambda: sum(map(len, inside)) > before or _readable(client))
         return b"" if sum(map(len, inside)) > before else ended(client)
+
+
+def _readable(sock: socket.socket) -> bool:
+    return bool(select.select([sock], [], [], 0)[0])
 
 
 @pytest.fixture
@@ -247,6 +247,26 @@ def test_other_users_do_not_come_in(
     door.bench.close()
     assert caplog.messages == [f"refused at unix://here: user {me} may not call"]
     assert door.bench.access.counters.strangers == 5
+
+
+def test_another_user_is_answered_once_it_has_asked(tmp_path: Path, me: int) -> None:
+    """curl takes a connection that ends before for one that did not come about."""
+    door = Door(tmp_path / "sock")
+    clients = []
+    for number in range(1, 101):
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(10)
+        client.connect(door.path)
+        clients.append(client)
+        door.bench.loop.until(lambda n=number: door.bench.access.counters.strangers == n)
+    assert len(door.bench.reception._strangers.waiting) == 16
+    assert [client for client in clients if not _readable(client)] == clients[-16:]
+    clients[-1].sendall(b"G")
+    door.bench.loop.until(lambda: _readable(clients[-1]))
+    assert ended(clients[-1]).startswith(b"HTTP/1.1 403 Forbidden\r\n")
+    for client in clients[:-1]:
+        client.close()
+    door.bench.close()
 
 
 def test_a_user_whose_socket_it_is(tmp_path: Path, me: int) -> None:

@@ -229,7 +229,7 @@ def test_a_thousand_ports(bench: Bench) -> None:
         (":{}", "a..b:80", "tcp", errors.BadRemoteError, "'a..b' is no IPv4 address, and no name"),
         (":{}", "x" * 64 + ":80", "tcp", errors.BadRemoteError, "is no IPv4 address, and no name"),
         (":{}", "a." * 127 + "a:80", "tcp", errors.BadRemoteError, "and no name"),
-        (":{}", "tcp://192.168.127.2:80", "tcp", errors.BadRemoteError, "is no IPv4 address"),
+        (":{}", "tcp://192.168.127.2:80", "tcp", errors.BadRemoteError, "must be host:port, and"),
         (":{}", f"{GUEST}:0", "tcp", errors.BadPortError, "port '0' is not a number from 1 to"),
         (":{}", f"{GUEST}:http", "tcp", errors.BadPortError, "port 'http' is not"),
         (":{}", f"{GUEST}:65536", "tcp", errors.BadPortError, "port '65536' is not"),

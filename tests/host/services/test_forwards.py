@@ -116,6 +116,40 @@ def test_urls_that_are_refused(remote: str, error: type[ForwarderError], text: s
     assert "passphrase" not in str(caught.value)
 
 
+SECRETS = [
+    "ssh-tunnel://me@10.0.0.2/s?key=/k&passphrase=sesame",
+    "ssh-tunnel://me@10.0.0.2/s?key=/k&passphrase=1:sesame",
+    "ssh-tunnel://me@10.0.0.2/s?key=/k&passphrase=1:22-sesame",
+    "ssh-tunnel://me@10.0.0.2/s?key=/k&passphrase=sesame:22",
+    "ssh-tunnel://me@10.0.0.2/s?passphrase=sesame",
+    "ssh-tunnel://me@10.0.0.2/s&key=/k&passphrase=sesame",
+    "ssh-tunnel://me@10.0.0.2/s#key=/k&passphrase=sesame",
+    "ssh-tunnel://me@10.0.0.2?key=/k&passphrase=sesame",
+    "ssh-tunnel://me@10.0.0.2:x?key=/k&passphrase=sesame",
+    "ssh-tunnel:me@10.0.0.2/s?key=/k&passphrase=sesame",
+    "10.0.0.2:22?key=/k&passphrase=sesame",
+    "10.0.0.2:22?passphrase=1:sesame",
+    "10.0.0.2:1-2?passphrase=sesame",
+    "10.0.0.2:2-1?passphrase=sesame",
+    "10.0.0.2:1-60000?passphrase=sesame",
+    "tcp://10.0.0.2:22?passphrase=sesame",
+]
+
+
+@pytest.mark.parametrize("protocol", Protocol)
+@pytest.mark.parametrize("text", SECRETS)
+def test_no_error_has_the_passphrase(protocol: Protocol, text: str) -> None:
+    """Whatever protocol is given with it, and on whichever side."""
+    local = "127.0.0.1:1" if protocol.has_ports else "/tmp/s"
+    for sides in ((local, text), (text, local), (text, text)):
+        try:
+            shown = "".join(str(remote) for _, remote in forwards.read(protocol, *sides))
+        except ForwarderError as problem:
+            shown = str(problem)
+        assert "sesame" not in shown
+        assert "/k" not in shown
+
+
 @pytest.mark.parametrize("local", ["s", "tmp/s", "/", "/tmp/", "unix://tmp/s", "/a\0b", "/\ud800"])
 def test_paths_that_are_refused(local: str) -> None:
     with pytest.raises(BadLocalError, match="is no absolute path of a unix socket"):
