@@ -21,10 +21,11 @@ from hypothesis import HealthCheck, settings
 from schemathesis.checks import CheckContext
 from schemathesis.specs.openapi import checks
 
-from gvproxy.api import app
+from gvproxy.api import app, callers, guestcalls
 from gvproxy.config import configure
 from gvproxy.daemon import Daemon
-from gvproxy.ports.access import Access
+from gvproxy.ports.access import Access, foreign_origin
+from taplink.bearer import Bearer
 from tests.host.stack.bench import GATEWAY, arp
 
 DESCRIPTION: dict[str, Any] = json.loads(Path(app.__file__).with_name("openapi.json").read_text())
@@ -182,6 +183,45 @@ def test_each_method_is_described(path: str, api: Served) -> None:
             if response.text not in ("get only\n", "post only\n"):
                 taken.add(method.lower())
     assert taken == PATHS[path].keys()
+
+
+OPERATIONS = [(path, one) for path, methods in PATHS.items() for one in methods.values()]
+
+
+@pytest.mark.parametrize(("path", "operation"), OPERATIONS, ids=lambda value: str(value)[:30])
+def test_each_call_can_be_refused(path: str, operation: dict[str, Any]) -> None:
+    expected = {"401", "403"}
+    if path != "/connect":
+        expected.add("503")
+    if "requestBody" in operation:
+        expected |= {"400", "408", "413"}
+    if path.startswith("/services/forwarder/"):
+        expected.add("421")
+    assert expected <= operation["responses"].keys()
+
+
+REFUSALS = {
+    "Unauthorized": Access(Bearer(Path("/token"), "x")).refusal(socket.AF_INET, {}),
+    "Refused": foreign_origin(),
+    "OtherHost": guestcalls._OTHER_HOST,
+    "Busy": callers._FULL,
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusals_are_as_in_the_examples(name: str) -> None:
+    refusal, described = REFUSALS[name], COMPONENTS["responses"][name]
+    assert refusal is not None
+    assert described["content"]["text/plain"]["example"] == f"{refusal.text}\n"
+    assert described.get("headers", {}).keys() == refusal.headers.keys()
+
+
+def test_no_example_has_a_key() -> None:
+    """They are pasted, and shown; a key's place is in nobody's list of what is published."""
+    for name, schema in COMPONENTS["schemas"].items():
+        assert "key=" not in json.dumps(schema.get("examples")), name
+    for path, operation in OPERATIONS:
+        assert "key=" not in json.dumps(operation), path
 
 
 @pytest.mark.parametrize("name", COMPONENTS["schemas"])
