@@ -14,7 +14,7 @@ import pytest
 from tests.lab.namespace import Namespace, link
 from tests.lab.network import Network, World, make_guest
 from tests.lab.process import Process
-from tests.lab.programs import DEVICE, GATEWAY, GVPROXY, Agent, Gvproxy
+from tests.lab.programs import DEVICE, GATEWAY, GVPROXY, HOST, Agent, Gvproxy
 from tests.lab.sockets import read_all
 from tests.lab.users import AS_NOBODY, NOBODY, other_users
 from tests.lab.wait import NotYetError, until
@@ -238,6 +238,23 @@ def test_a_crowd_of_one_guest_keeps_no_other_out(world: World) -> None:
         assert curl(other, f"{GUESTS}{UNEXPOSE}", *asks()) == (200, "")
     gvproxy.process.stop()
     assert "Traceback" not in gvproxy.process.log.read_text()
+
+
+@pytest.mark.parametrize("flag", ["-listen", "-services"])
+def test_a_guest_goes_around_by_the_hosts_loopback(world: World, flag: str) -> None:
+    """Where everybody of the host may call; other ports of it are the guest's to reach."""
+    gvproxy = Gvproxy(world.folder, world.host, flag, f"tcp://127.0.0.1:{PORT}")
+    with make_guest(world, gvproxy) as (guest, _), world.host.listen() as listener:
+        assert curl(world.host, f"http://127.0.0.1:{PORT}/cam")[0] == 200
+        for name in (HOST, "127.0.0.1", "localhost"):
+            where = ("--connect-to", f"::{HOST}:{PORT}", f"http://{name}:{PORT}")
+            for path, more in (("/stats", ()), (EXPOSE, asks(remote=f"{OTHER}:22"))):
+                status, said = curl(guest, *where[:2], f"{where[2]}{path}", *more)
+                assert status == -7, said
+        guest.connect(HOST, listener.getsockname()[1]).close()
+        assert published(gvproxy) == []
+        assert gvproxy.get("/stats")["Details"]["Destinations"]["RefusedOwnApi"] >= 6
+    gvproxy.process.stop()
 
 
 def test_guests_without_an_api(world: World) -> None:
