@@ -1,4 +1,4 @@
-"""Takes from a process what it may run out of."""
+"""How much of what it may run out of a process has."""
 
 import contextlib
 import os
@@ -20,3 +20,14 @@ def no_descriptors(pid: int | None = None) -> Iterator[None]:
         yield
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+@contextlib.contextmanager
+def many_descriptors() -> Iterator[None]:
+    """Let this process open as much as it may meanwhile: shells start with 1,024 descriptors."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

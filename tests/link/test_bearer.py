@@ -103,3 +103,11 @@ def test_it_is_compared_in_constant_time(path: Path, monkeypatch: pytest.MonkeyP
 def test_it_is_not_shown(path: Path) -> None:
     token = bearer.read(write(path, SECRET.encode()))
     assert SECRET not in f"{token!r} {token}"
+
+
+def test_it_is_hidden_in_what_others_say(path: Path) -> None:
+    token = bearer.read(write(path, SECRET.encode()))
+    assert token.hidden(f"Authorization: Bearer {SECRET}; {SECRET}") == (
+        "Authorization: Bearer ...; ..."
+    )
+    assert token.hidden("no such thing") == "no such thing"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.limits import many_descriptors
 from tests.lab.namespace import Namespace, link
 from tests.lab.network import Network, World, make_guest
 from tests.lab.process import Process
@@ -221,6 +222,7 @@ def test_a_crowd_of_one_guest_keeps_no_other_out(world: World) -> None:
     with (
         make_guest(world, gvproxy) as (guest, _),
         make_guest(world, gvproxy, "other", "-mac", "5a:94:ef:e4:0c:ef") as (other, _),
+        many_descriptors(),
         contextlib.ExitStack() as crowd,
     ):
         for _ in range(CROWD):
