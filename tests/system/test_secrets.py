@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import socket
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ import pytest
 from tests.lab.api import ApiError
 from tests.lab.network import World, make_guest
 from tests.lab.programs import DEVICE, GVPROXY, Gvproxy
+from tests.lab.sockets import read_all
+from tests.lab.sshd import USER, Sshd
+from tests.lab.users import other_users
 from tests.lab.wait import NotYetError, until
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
@@ -60,7 +64,7 @@ class Lab:
     def written(self) -> Iterator[tuple[Path, bytes]]:
         """Return all files that are there, but for those of keys."""
         for path in self.world.folder.rglob("*"):
-            if path.is_file() and path.parent != self.key.parent:
+            if path.is_file() and self.key.parent not in path.parents:
                 yield path, path.read_bytes()
 
     def saved(self, forwards: int) -> dict[str, list[dict[str, str]]]:
@@ -157,6 +161,40 @@ def test_a_passphrase_where_it_does_not_belong(lab: Lab) -> None:
             assert answer.strip()
             assert not secrets_in(answer.encode()), answer
     assert lab.gvproxy.get(ALL) == []
+
+
+@other_users  # sshd is one
+def test_a_key_with_a_passphrase_is_used(lab: Lab) -> None:
+    """Nor does the log have anything of it when it does what it is for, or is not let in."""
+    folder = lab.key.parent / "sshd"
+    folder.mkdir()
+    sshd = Sshd(folder)
+    change = ["ssh-keygen", "-q", "-p", "-N", PASSPHRASE, "-f", str(sshd.key)]
+    subprocess.run(change, check=True, stdout=subprocess.DEVNULL)
+    there = lab.world.folder / "there.sock"
+    remote = f"ssh-tunnel://{USER}@{DEVICE}{there}?key={sshd.key}&passphrase={quote(PASSPHRASE)}"
+    lab.gvproxy.post(EXPOSE, {"local": lab.path, "remote": remote, "protocol": "unix"})
+    other = lab.path + ".other"
+    stranger = lab.remote().replace("core@", f"{USER}@")
+    lab.gvproxy.post(EXPOSE, {"local": other, "remote": stranger, "protocol": "unix"})
+    with (
+        make_guest(lab.world, lab.gvproxy) as (guest, _),
+        sshd.run(guest),
+        socket.socket(socket.AF_UNIX) as listener,
+        socket.socket(socket.AF_UNIX) as client,
+        socket.socket(socket.AF_UNIX) as refused,
+    ):
+        listener.bind(str(there))
+        for sock in (listener, client, refused):
+            sock.settimeout(15)
+        listener.listen()
+        client.connect(lab.path)
+        with listener.accept()[0] as server:
+            server.sendall(b"hello")
+        assert read_all(client) == b"hello"
+        refused.connect(other)
+        assert read_all(refused) == b""
+    lab.gvproxy.process.wait_for("is let down: Permission denied")
 
 
 def test_a_guest_sees_no_key(lab: Lab) -> None:
