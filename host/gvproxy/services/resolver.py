@@ -195,8 +195,10 @@ class Resolver:
             pending = next(iter(self._pending))
             if pending.deadline > now:
                 break
-            self.counters.timeouts += 1
-            self._next(pending, "no answer", now)
+            self._readable(pending)  # where we were stopped, what came meanwhile was not read yet
+            if pending in self._pending and pending.deadline <= now:
+                self.counters.timeouts += 1
+                self._next(pending, "no answer", now)
         self._arm()
 
 
