@@ -53,6 +53,7 @@ class Agent:
         self._resolver = choose(config.resolv_conf, config.interface, config.state_directory)
         self._claimed = False  # names are this agent's to look after
         self._telling: asyncio.Task[None] | None = None  # of name servers
+        self._told = True  # unless that failed
         self._notify = notifier()
         self._leases: asyncio.Queue[Event | Unleased] = asyncio.Queue()
         self._lease: Lease | None = None  # in effect
@@ -197,6 +198,8 @@ class Agent:
         self._complained_at = -inf
         if renewed:
             log.debug("lease %s again", lease)
+            if not self._told:
+                await self._tell_resolver(lease)
             return
         log.info("lease %s", lease, extra={"ADDRESS": str(address), "ROUTER": str(lease.router)})
         route = f"default route by {lease.router}"
@@ -260,7 +263,9 @@ class Agent:
         self._telling = asyncio.create_task(telling)
         try:
             await asyncio.shield(self._telling)  # its thread would go on beside `restore`
+            self._told = True
         except OSError as error:
+            self._told = False
             log.error("%s is not written: %s", self._resolver, describe(error))
             return
         servers = ", ".join(str(address) for address in lease.nameservers)
