@@ -148,6 +148,11 @@ class ManualLoop:
             self.run()
         self.now = end
 
+    def jump(self, seconds: float) -> None:
+        """Set the clock forward at once, as a process finds it that was stopped meanwhile."""
+        self.now += seconds
+        self.advance(0)
+
 
 def _descriptor(file: int | socket.socket) -> int:
     descriptor = file if isinstance(file, int) else file.fileno()

@@ -2,7 +2,7 @@
 
     tap ── relay ── link          one relay a link, links for ever, one tap
              │
-           dhcp.Client ── Session drives it; its leases go, in order, to `_apply_leases`
+           dhcp.Client ── session drives it; its leases go, in order, to `_apply_leases`
                                             │
                                    network, resolver, systemd
 
@@ -27,106 +27,20 @@ from taplink.program import programs_ended
 from taplink.tap import Tap, open_tap
 from taplink.vnet import format_offload
 from vsock_tap.config import DEFAULT_MTU, MAX_MTU, MIN_MTU, Config
-from vsock_tap.dhcp import REFUSED_DELAY, Bound, Client, Event, Ignored, Lost, State
+from vsock_tap.dhcp import REFUSED_DELAY, Bound, Client, Event, Ignored, Lost
 from vsock_tap.errors import AgentError, RefusedError
 from vsock_tap.lease import Lease
 from vsock_tap.link import Backoff, Link, describe, open_link
 from vsock_tap.network import Network
-from vsock_tap.patience import Patience, Unleased
-from vsock_tap.relay import Relay
+from vsock_tap.patience import Unleased
 from vsock_tap.resolvers import choose
+from vsock_tap.session import Session, lease_time
 
 log = logging.getLogger(__name__)
 
 COMPLAINT_INTERVAL = 60.0  # seconds
-FLUSH_TIMEOUT = 1.0
-"""Seconds the last frame, a DHCPRELEASE, may take to leave."""
 PROGRAM_PATIENCE = 3.0
 """Seconds for a program whose guest we were to end by itself."""
-
-
-class Session:
-    """One link's time: its relay, and the DHCP client driven over it.
-
-    `client` is None where somebody else looks after the interface's addresses.
-    """
-
-    def __init__(
-        self, tap: Tap, link: Link, client: Client | None, leases: asyncio.Queue[Event | Unleased]
-    ) -> None:
-        self.relay = Relay(tap, link.sock, link.agreed, self._on_reply)
-        self._loop = asyncio.get_running_loop()
-        self._client = client
-        self._leases = leases
-        self._patience = Patience()
-        self._timer: asyncio.TimerHandle | None = None
-
-    def start(self) -> None:
-        """Relay, and ask for a lease."""
-        self.relay.start()
-        if self._client is not None:
-            self._client.link_up(now=self._loop.time())
-            self.pump()
-
-    def stop(self) -> None:
-        """End; the lease stays with the client."""
-        self.relay.stop()
-        if self._client is not None:
-            self._client.link_down()
-            self.pump()
-
-    def refused(self) -> None:
-        """Go on after the client has given up a lease: there is a server, for all that."""
-        self.pump()
-        self._patience.answered()
-
-    async def release(self) -> None:
-        """Give the lease back, as far as the link takes it in time."""
-        if self._client is not None:
-            self._client.release()
-            self.pump()
-            try:
-                async with asyncio.timeout(FLUSH_TIMEOUT):
-                    await self.relay.flushed()
-            except TimeoutError:
-                log.warning("the link is stuck: the lease is not given back")
-
-    def _on_reply(self, frame: memoryview) -> bool:
-        assert self._client is not None
-        taken = self._client.receive(frame, now=self._loop.time())
-        if taken:
-            self._patience.answered()
-            self.pump()
-        return taken
-
-    def _on_timer(self) -> None:
-        client, now = self._client, self._loop.time()
-        assert client is not None
-        if unleased := self._patience.timer_fired(now=now):
-            self._leases.put_nowait(unleased)
-        if (due := client.next_timer()) is not None and now >= due:
-            client.timer_fired(now=now)
-        self.pump()
-
-    def pump(self) -> None:
-        """Carry out what the client wants after something happened to it."""
-        client = self._client
-        assert client is not None
-        for frame in client.frames_to_send():
-            self.relay.inject(frame)
-        while event := client.next_event():
-            self._leases.put_nowait(event)
-        self.relay.watch(client.waiting)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if client.state is State.INIT or client.lease is not None:
-            self._patience.over()
-        else:
-            self._patience.asking(now=self._loop.time())
-        timers = [client.next_timer(), self._patience.next_timer()]
-        if due := [at for at in timers if at is not None]:
-            self._timer = self._loop.call_at(min(due), self._on_timer)
 
 
 class Agent:
@@ -139,6 +53,7 @@ class Agent:
         self._resolver = choose(config.resolv_conf, config.interface, config.state_directory)
         self._claimed = False  # names are this agent's to look after
         self._telling: asyncio.Task[None] | None = None  # of name servers
+        self._told = True  # unless that failed
         self._notify = notifier()
         self._leases: asyncio.Queue[Event | Unleased] = asyncio.Queue()
         self._lease: Lease | None = None  # in effect
@@ -283,6 +198,8 @@ class Agent:
         self._complained_at = -inf
         if renewed:
             log.debug("lease %s again", lease)
+            if not self._told:
+                await self._tell_resolver(lease)
             return
         log.info("lease %s", lease, extra={"ADDRESS": str(address), "ROUTER": str(lease.router)})
         route = f"default route by {lease.router}"
@@ -301,7 +218,7 @@ class Agent:
         again = f"asking again every {REFUSED_DELAY:.0f} s"
         self._complain(f"lease {lease} cannot be used: {error}; {again}")
         assert self._client is not None
-        self._client.refuse(lease, now=asyncio.get_running_loop().time())
+        self._client.refuse(lease, now=lease_time())
         if self._session is not None:
             self._session.refused()
         await self._remove_lease()
@@ -346,7 +263,9 @@ class Agent:
         self._telling = asyncio.create_task(telling)
         try:
             await asyncio.shield(self._telling)  # its thread would go on beside `restore`
+            self._told = True
         except OSError as error:
+            self._told = False
             log.error("%s is not written: %s", self._resolver, describe(error))
             return
         servers = ", ".join(str(address) for address in lease.nameservers)

@@ -2,11 +2,12 @@
 
 In go `link_up`, `link_down`, `receive` with each frame that may be an answer, and `timer_fired`;
 out come `frames_to_send`, `next_timer` and `next_event`.  Only the caller knows sockets, clocks
-and interfaces; `now` is in seconds of the loop's clock.
+and interfaces; `now` is in seconds of a clock that goes on while the machine is suspended.
 
 While the link is down nothing runs, and a lease that runs out meanwhile is kept: the machine's
 address must outlive its host side's restart.  With the link back the lease is asked for again as
-after a reboot (§3.2), and only a NAK or another lease changes anything.
+after a reboot (§3.2), and only a NAK or another lease changes anything.  The same goes for a lease
+that has run out while the machine was suspended: nobody could have renewed it.
 
 Not here: probing the address by ARP (§2.2), as nobody else can bring an address into the virtual
 network; INFORM.
@@ -187,9 +188,11 @@ class Client:
                     self._repeat(now)
                 else:
                     self._discover(now)
-            case State.BOUND:
+            case State.BOUND | State.RENEWING if now >= self._expire_at:  # it was suspended
+                self._begin(State.REBOOTING, now)
+            case State.BOUND if now < self._rebind_at:
                 self._begin(State.RENEWING, now)
-            case State.RENEWING if now >= self._rebind_at:
+            case State.BOUND | State.RENEWING if now >= self._rebind_at:
                 self._begin(State.REBINDING, now)
             case State.REBINDING if now >= self._expire_at:
                 self._lose("the lease has run out")

@@ -9,6 +9,7 @@ known again after a crash, and what others have set is left alone.
 
 import asyncio
 import errno
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ that end at once overrun.  The ring is of pointers: 64 KiB."""
 RTPROT_DHCP = 16
 """linux/rtnetlink.h."""
 IFF_UP = 1
+DESCRIPTORS = 8
+"""More than IPRoute opens: a socket, and a loop of its own."""
 
 
 class Network:
@@ -74,12 +77,13 @@ class Network:
     @contextmanager
     def _netlink(self) -> Iterator[tuple[IPRoute, int]]:
         try:
-            index = socket.if_nametoindex(self._interface)
-        except OSError as error:
-            raise AgentError(f"{self._interface}: {reason(error)}") from error
-        try:
+            _check_descriptors()
             with self._busy, IPRoute() as netlink:
-                yield netlink, index
+                # Not if_nametoindex(3), which without a descriptor says that there is none.
+                found = netlink.link_lookup(ifname=self._interface)
+                if not found:
+                    raise AgentError(f"{self._interface}: no interface with this name")
+                yield netlink, found[0]
         except NetlinkError as error:
             kind = AgentError if error.code == errno.ENODEV else RefusedError
             raise kind(f"{self._interface}: {error.args[1]}") from error
@@ -178,3 +182,14 @@ class Network:
             priority=METRIC,
             proto=RTPROT_DHCP,
         )
+
+
+def _check_descriptors() -> None:
+    """Raise OSError where there are too few: a loop that is half made ends with a traceback."""
+    taken: list[int] = []
+    try:
+        for _ in range(DESCRIPTORS // 2):
+            taken += os.pipe()
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)

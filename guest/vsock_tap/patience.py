@@ -1,7 +1,8 @@
 """How long the agent goes without a lease before it says so, sans-IO.
 
 The DHCP client (`dhcp`) asks for ever and in silence, as a server may come later; but a network
-that does not come needs a reason.  `now` is in seconds of the loop's clock.
+that does not come needs a reason.  `now` is in seconds of the loop's clock,
+which stands still while the machine is suspended.
 """
 
 from dataclasses import dataclass

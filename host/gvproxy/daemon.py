@@ -63,6 +63,7 @@ from gvproxy.services.resolver import Resolver
 from gvproxy.services.state import StateFile
 from gvproxy.services.virtual import serve_dhcp, serve_dns
 from gvproxy.services.zones import Zones
+from gvproxy.shortage import Shortage
 from gvproxy.stack.port import StackConfig
 from gvproxy.stack.stack import Stack
 from gvproxy.tcp.states import ESTABLISHED
@@ -113,6 +114,7 @@ def _loop_factory() -> Callable[[], AbstractEventLoop]:
 
 async def _serve(config: Config, inherited: Sequence[Inherited]) -> int:
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(Shortage().handle)
     stop: asyncio.Future[str] = loop.create_future()
     at_once = asyncio.Event()
 

@@ -28,6 +28,7 @@ from enum import StrEnum
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from taplink import hyperv
+from taplink.liveness import end_when_dead
 from taplink.text import reason
 
 DEFAULT_REQUEST_PATH = "/connect"
@@ -314,6 +315,7 @@ async def _connect_tcp(endpoint: Endpoint) -> socket.socket:
             failure = error
             continue
         set_no_delay(sock)
+        end_when_dead(sock)
         return sock
     raise failure
 

@@ -282,6 +282,24 @@ def test_renewal_is_repeated_at_half_of_what_is_left() -> None:
     assert bench.client.state is State.SELECTING
 
 
+@pytest.mark.parametrize("asked", [False, True], ids=["bound", "renewing"])
+def test_a_lease_that_ran_out_while_the_machine_was_suspended(asked: bool) -> None:
+    """Without an answer the client begins anew, and the address is in use until it has another."""
+    bench = Bench()
+    bench.bind()
+    if asked:
+        bench.wait()
+        bench.sent()
+    bench.now += 8 * 3600
+    bench.client.timer_fired(now=bench.now)
+    for _ in range(MAX_ATTEMPTS):
+        assert bench.client.state is State.REBOOTING
+        assert kind_of(bench.sent()) == REQUEST
+        bench.wait()
+    assert kind_of(bench.sent()) == DISCOVER
+    assert bench.client.next_event() is None
+
+
 @pytest.mark.parametrize("state", [State.RENEWING, State.REBINDING, State.REBOOTING])
 def test_a_nak_ends_the_lease(state: State) -> None:
     bench = Bench()

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -144,6 +145,45 @@ def test_a_daemon_that_is_killed_has_saved_what_it_was_told_a_second_ago(
 
     run(settings(folder), tell_all, expose(f"127.0.0.1:{port}"), until_saved)
     run(settings(folder), check([("tcp", f"127.0.0.1:{port}", f"{GUEST}:80")]))
+
+
+YEAR = 365 * 24 * 3600.0
+
+
+@pytest.mark.parametrize("jump", [-YEAR, YEAR])
+@pytest.mark.parametrize("running", [True, False])
+def test_a_clock_that_is_set_anew(
+    folder: Path, jump: float, running: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a daemon runs, a lease is as long as it was; one of an earlier daemon's is its guest's
+    own all the same, and no longer than any.
+    """
+    now = time.time
+
+    def set_clock() -> None:
+        monkeypatch.setattr(keeper.time, "time", lambda: now() + jump)
+
+    async def jump_meanwhile(daemon: Daemon) -> None:
+        if running:
+            set_clock()
+            daemon.zones.add(replace(ZONE, name="later."))
+        (lease,) = daemon._dhcp.bound(daemon._loop.time())
+        assert 3590 < lease.expires - daemon._loop.time() < 3600.1
+
+    async def others(daemon: Daemon) -> None:
+        other = bytes.fromhex("5a94efe40cfa")
+        discover = REQUEST.replace(MAC, other).replace(b"\x35\x01\x03", b"\x35\x01\x01")
+        discover = discover.replace(b"\x32\x04" + IPv4Address(GUEST).packed, b"")
+        for message, expected in ((discover, False), (REQUEST, True)):
+            reply = daemon._dhcp.handle(message, now=daemon._loop.time())
+            assert reply is not None
+            assert (reply.payload[16:20] == IPv4Address(GUEST).packed) is expected
+
+    run(settings(folder), tell_all, jump_meanwhile)
+    set_clock()
+    in_force = running or jump < 0
+    run(settings(folder), check([], leased=in_force), others, check([]))
+    run(settings(folder), check([]))
 
 
 def test_what_is_taken_back_stays_away(folder: Path) -> None:

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def no_descriptors(pid: int | None = None) -> Iterator[None]:
-    """Let a process, or this one, open nothing meanwhile: EMFILE."""
+def no_descriptors(pid: int | None = None, *, spare: int = 0) -> Iterator[None]:
+    """Let a process, or this one, open nothing, or so many, meanwhile: EMFILE."""
     pid = os.getpid() if pid is None else pid
     folder = f"/proc/{pid}/fd"
     names = os.listdir(folder)  # one of which may be that of reading it
     taken = {int(name) for name in names if os.path.lexists(f"{folder}/{name}")}
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    first_free = next(number for number in range(len(taken) + 1) if number not in taken)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (first_free, before[1]))
+    free = (number for number in range(len(taken) + spare + 1) if number not in taken)
+    limit = list(free)[spare]
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[1]))
     try:
         yield
     finally:

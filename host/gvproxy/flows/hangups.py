@@ -10,6 +10,8 @@ import select
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 
+from gvproxy.errors import OUT_OF_RESOURCES
+
 DELAY = 0.1  # seconds
 _EVENTS_AT_ONCE = 256
 
@@ -51,13 +53,18 @@ class HangUps:
     def _register(self) -> None:
         self._timer = None
         assert self._epoll is not None
-        new, self._new = self._new, {}
-        if new and not self._begun:
-            self._begun = True
-            self._loop.add_reader(self._epoll.fileno(), self._ready)
-        for fd, callback in new.items():
-            self._watched[fd] = callback
-            self._epoll.register(fd, 0)  # EPOLLERR and EPOLLHUP are always told
+        try:
+            if self._new and not self._begun:
+                self._loop.add_reader(self._epoll.fileno(), self._ready)
+                self._begun = True
+            while self._new:
+                fd = next(iter(self._new))
+                self._epoll.register(fd, 0)  # EPOLLERR and EPOLLHUP are always told
+                self._watched[fd] = self._new.pop(fd)
+        except OSError as error:
+            if error.errno not in OUT_OF_RESOURCES:
+                raise
+            self._timer = self._loop.call_later(DELAY, self._register)
 
     def _ready(self) -> None:
         assert self._epoll is not None

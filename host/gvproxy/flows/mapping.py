@@ -36,7 +36,10 @@ class Mapping(ABC):
         sock: socket.socket,
         idle_timeout: float,
     ) -> None:
-        """`sock` is non-blocking; seconds without use end the mapping."""
+        """`sock` is non-blocking; seconds without use end the mapping.
+
+        Raises OSError, and the socket is closed then.
+        """
         self._loop = loop
         self._ip = ip
         self._station = station
@@ -45,8 +48,12 @@ class Mapping(ABC):
         self.used = 0.0  # the table's, as is the next
         self.owner: Owner = None
         self.idle_timeout = idle_timeout
-        errqueue.enable(sock)
-        loop.add_reader(sock.fileno(), self._readable)
+        try:
+            errqueue.enable(sock)
+            loop.add_reader(sock.fileno(), self._readable)
+        except OSError:
+            sock.close()
+            raise
 
     def close(self) -> None:
         """Give the socket back; called once, by the table."""
@@ -82,7 +89,10 @@ class Mapping(ABC):
         self._receive()
         # libuv stops polling a descriptor that had an error, and does not say so.
         self._loop.remove_reader(self._sock.fileno())
-        self._loop.add_reader(self._sock.fileno(), self._readable)
+        try:
+            self._loop.add_reader(self._sock.fileno(), self._readable)
+        except OSError:
+            self.idle_timeout = 0.0  # it is deaf, and ends with the next sweep
 
     def _receive(self) -> None:
         try:

@@ -22,6 +22,7 @@ from itertools import islice
 from struct import Struct
 
 from gvproxy.complaint import Complaint
+from gvproxy.errors import OUT_OF_RESOURCES
 from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.hangups import HangUps
 from gvproxy.flows.unreachable import code_for
@@ -95,12 +96,16 @@ class TcpFlows:
         try:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as error:
-            self._complaint.make(now, "no socket for a guest's connection: %s", error.strerror)
+            self.no_socket(error.strerror or "", now)
             self._refuse(connection, now)
             return
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent data is data
+        _take_urgent(sock)
         flow = TcpFlow(self, connection, sock)
         flow.connect(address, self._connect_timeout, now)
+
+    def no_socket(self, why: str, now: float) -> None:
+        """Say why a connection outward could not be tried."""
+        self._complaint.make(now, "no socket for a guest's connection: %s", why)
 
     def _refuse(self, connection: Connection, now: float) -> None:
         """Drop a SYN; it comes again, when there may be room."""
@@ -110,7 +115,7 @@ class TcpFlows:
     def dial(self, sock: socket.socket, address: bytes, port: int) -> None:
         """Join a host's connected socket, which the flow owns from now on, to a guest's port."""
         sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        _take_urgent(sock)
         now = self.loop.time()
         flow = TcpFlow(self, None, sock)
         if len(self.open) > self.limit:
@@ -199,10 +204,14 @@ class TcpFlow:
             # On the host itself it is already decided: asking again costs less than the loop.
             error = self._sock.connect_ex(address)
         if error in (errno.EALREADY, errno.EINPROGRESS):
-            self._timer = self._loop.call_later(timeout, self._connect_timed_out)
-            self._loop.add_writer(self._fd, self._connect_decided)
-        else:
-            self._connected(error, now)
+            try:
+                self._loop.add_writer(self._fd, self._connect_decided)
+            except OSError as failure:
+                error = failure.errno or errno.ENOMEM
+            else:
+                self._timer = self._loop.call_later(timeout, self._connect_timed_out)
+                return
+        self._connected(error, now)
 
     def _end_wait(self) -> None:
         if self._timer is not None:
@@ -223,10 +232,13 @@ class TcpFlow:
         connection = self.connection
         assert connection is not None
         if not error:
-            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with suppress(OSError):  # no memory
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             calls.accept(connection, now)
             return
         self._flows.failed += 1
+        if error in OUT_OF_RESOURCES:
+            self._flows.no_socket(os.strerror(error), now)
         if log.isEnabledFor(logging.DEBUG):
             path = connection.path
             assert isinstance(path, TcpPath)
@@ -268,8 +280,12 @@ class TcpFlow:
                 skip -= size
                 continue
             if self._pending is None:
+                try:
+                    self._loop.add_writer(self._fd, self._writable)
+                except OSError:
+                    self.abort(now)
+                    return 0
                 self._pending = deque()
-                self._loop.add_writer(self._fd, self._writable)
             self._pending.append(bytes(view[skip:]))
             skip = 0
         return done
@@ -368,8 +384,12 @@ class TcpFlow:
 
     def _start_reading(self) -> None:
         if not (self._reading or self._ended) and self.connection is not None:
+            try:
+                self._loop.add_reader(self._fd, self._readable)
+            except OSError:
+                self.abort(self._loop.time())
+                return
             self._reading = True
-            self._loop.add_reader(self._fd, self._readable)
 
     def _stop_reading(self) -> None:
         if self._reading:
@@ -435,3 +455,9 @@ class TcpFlow:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self._sock.close()
         self._flows.open.discard(self)
+
+
+def _take_urgent(sock: socket.socket) -> None:
+    """Have urgent data be data."""
+    with suppress(OSError):  # no memory
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)

@@ -99,7 +99,11 @@ class UdpMapping(Mapping):
 
     def __init__(self, loop: AbstractEventLoop, stack_udp: Udp, station: Station, key: Key) -> None:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        sock.bind(("", 0))
+        try:
+            sock.bind(("", 0))
+        except OSError:
+            sock.close()
+            raise
         runs.enable(sock)
         super().__init__(loop, stack_udp.ip, station, sock, IDLE_TIMEOUT)
         self._udp = stack_udp

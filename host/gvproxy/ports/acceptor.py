@@ -60,7 +60,11 @@ class Acceptor:
 
     def _listen(self) -> None:
         self._pause = None
-        self._loop.add_reader(self._listener.fileno(), self._accept)
+        try:
+            self._loop.add_reader(self._listener.fileno(), self._accept)
+        except OSError as error:
+            self._complain(error)
+            self._pause = self._loop.call_later(FULL_PAUSE, self._listen)
 
     def _accept(self) -> None:
         for _ in range(FEW_ACCEPTS if self._few else ACCEPTS_PER_WAKEUP):

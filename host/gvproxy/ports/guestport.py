@@ -44,6 +44,8 @@ class PortCounters:
 
 
 Closed = Callable[["GuestPort", str], None]
+Watch = Callable[[int, Callable[[], None]], object]
+"""A loop's `add_reader` or `add_writer`."""
 
 
 class GuestPort(ABC):
@@ -151,6 +153,13 @@ class GuestPort(ABC):
         if self.congested and self._size < self._low_water:
             self.congested = False
             self._stack.port_ready(self, self._loop.time())
+
+    def _watch(self, add: Watch, fd: int, callback: Callable[[], None]) -> None:
+        """Have the loop call back; where it has no memory for that, the port ends."""
+        try:
+            add(fd, callback)
+        except OSError as error:
+            self._loop.call_soon(self._broken, reason(error))
 
     def _broken(self, why: str) -> None:
         """End, when the guest does not take frames any more."""

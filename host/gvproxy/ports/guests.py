@@ -29,6 +29,7 @@ from gvproxy.stack.stack import Stack
 from gvproxy.wire import ethernet
 from taplink import vnet
 from taplink.framing import HYPERKIT, Framing
+from taplink.liveness import end_when_dead
 from taplink.tap import Tap
 from taplink.text import one_line
 from taplink.vnet import Offload, format_offload
@@ -142,6 +143,8 @@ class Guests:
         if self._no_room():
             sock.close()
             return None
+        if not isinstance(sock, Pipes):
+            end_when_dead(sock)
         make = StreamPort if self.capture is None else CapturedStreamPort
         port = make(sock, framing, offload, self._stack, self._loop, self._closed)
         self._prepare(port, dialect or framing.name, peer_of(sock))

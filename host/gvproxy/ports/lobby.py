@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from gvproxy.complaint import Complaint
 from taplink.framing import LinkError
+from taplink.text import reason
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +67,9 @@ class Lobby:
         for visitor in list(self.waiting):
             visitor.close()
 
-    def complain(self, where: str, error: LinkError) -> None:
+    def complain(self, where: str, error: LinkError | OSError) -> None:
         """Say that one was refused."""
-        self._complaint.make(self.loop.time(), "refused at %s: %s", where, error)
+        self._complaint.make(self.loop.time(), "refused at %s: %s", where, reason(error))
 
 
 class _Visitor:
@@ -88,7 +89,11 @@ class _Visitor:
         if lobby.timeout is not None:
             self._timer = lobby.loop.call_later(lobby.timeout, self.close)
         lobby.waiting[self] = None
-        lobby.loop.add_reader(sock.fileno(), self._readable)
+        try:
+            lobby.loop.add_reader(sock.fileno(), self._readable)
+        except OSError as error:
+            lobby.complain(where, error)
+            self.close()
 
     def close(self) -> None:
         self._leave()

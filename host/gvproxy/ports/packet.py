@@ -41,7 +41,7 @@ class PacketPort(GuestPort):
     def start(self) -> None:
         """Attach to the stack."""
         self._stack.attach(self)
-        self._loop.add_reader(self._sock.fileno(), self._readable)
+        self._watch(self._loop.add_reader, self._sock.fileno(), self._readable)
 
     def _release(self) -> None:
         if not self.paused:
@@ -77,7 +77,7 @@ class PacketPort(GuestPort):
         self._loop.remove_reader(self._sock.fileno())
 
     def _go_on(self) -> None:
-        self._loop.add_reader(self._sock.fileno(), self._readable)
+        self._watch(self._loop.add_reader, self._sock.fileno(), self._readable)
 
     # Out
 
@@ -135,7 +135,7 @@ class PacketPort(GuestPort):
 
     def _wait(self) -> None:
         """Have `_flush` called when the guest may take more."""
-        self._loop.add_writer(self._sock.fileno(), self._flush)
+        self._watch(self._loop.add_writer, self._sock.fileno(), self._flush)
 
     def _stop_waiting(self) -> None:
         self._loop.remove_writer(self._sock.fileno())

@@ -54,7 +54,7 @@ class StreamPort(GuestPort):
     def start(self, rest: bytes = b"") -> None:
         """Attach to the stack; `rest` are bytes of the stream that have been read already."""
         self._stack.attach(self)
-        self._loop.add_reader(self._fd, self._readable)
+        self._watch(self._loop.add_reader, self._fd, self._readable)
         if rest and self._reader is not None:
             self._take(partial(self._reader.feed, rest))
 
@@ -111,7 +111,7 @@ class StreamPort(GuestPort):
         self._loop.remove_reader(self._fd)
 
     def _go_on(self) -> None:
-        self._loop.add_reader(self._fd, self._readable)
+        self._watch(self._loop.add_reader, self._fd, self._readable)
         if not self._more_due:
             self._read()
 
@@ -178,7 +178,7 @@ class StreamPort(GuestPort):
     def _block(self) -> None:
         if not self._blocked:
             self._blocked = True
-            self._loop.add_writer(self._write_fd, self._writable)
+            self._watch(self._loop.add_writer, self._write_fd, self._writable)
 
     def _writable(self) -> None:
         self._flush()

@@ -48,13 +48,16 @@ class Keeper:
         self._failing = False
 
     def restore(self) -> None:
-        """Give back the leases and names that the last daemon had; raises StartError."""
+        """Give back the leases and names that the last daemon had; raises StartError.
+
+        A lease that has run out, by a clock that may have been set meanwhile, is still its guest's
+        to ask for.
+        """
         self._last = self._file.load()
         now = self._loop.time()
         since_1970 = time.time() - now
         for saved in self._last.leases:
-            if saved.expires > since_1970 + now:
-                self._restore_lease(saved, since_1970, now)
+            self._restore_lease(saved, since_1970, now)
         for zone in self._last.zones:
             try:
                 self._zones.add(zone)

@@ -121,11 +121,10 @@ class Resolver:
         """Send to the first server that takes it; fail when there is none."""
         while pending.servers:
             try:
-                pending.sock = _open(pending.servers[0])
+                pending.sock = self._open(pending)
             except OSError as error:
                 self._pass_over(pending, reason(error))
                 continue
-            self._loop.add_reader(pending.sock, self._readable, pending)
             pending.ident = self._random_id()
             pending.deadline = now + self._timeout
             self._pending[pending] = None
@@ -143,6 +142,20 @@ class Resolver:
             self._complaint.make(now, "names are not looked up: %s", pending.why)
         log.debug("no name server has an answer for %s", pending.query)
         pending.answer(pending.last or dnsmessage.reply(pending.query, Rcode.SERVFAIL))
+
+    def _open(self, pending: _Pending) -> socket.socket:
+        """Make a socket for the server that is asked next, and look at it; raises OSError."""
+        server = pending.servers[0]
+        family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            sock.setblocking(False)
+            sock.connect(server)
+            self._loop.add_reader(sock, self._readable, pending)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def _next(self, pending: _Pending, why: str, now: float) -> None:
         self._release(pending)
@@ -195,17 +208,8 @@ class Resolver:
             pending = next(iter(self._pending))
             if pending.deadline > now:
                 break
-            self.counters.timeouts += 1
-            self._next(pending, "no answer", now)
+            self._readable(pending)  # where we were stopped, what came meanwhile was not read yet
+            if pending in self._pending and pending.deadline <= now:
+                self.counters.timeouts += 1
+                self._next(pending, "no answer", now)
         self._arm()
-
-
-def _open(server: tuple[str, int]) -> socket.socket:
-    sock = socket.socket(socket.AF_INET6 if ":" in server[0] else socket.AF_INET, socket.SOCK_DGRAM)
-    try:
-        sock.setblocking(False)
-        sock.connect(server)
-    except BaseException:
-        sock.close()
-        raise
-    return sock

@@ -43,6 +43,9 @@ class Cable:
         self.number, self.offset, self.offload = -1, 12, _ALL
         self.congested = self.attached = False
         self.other: Cable
+        self.sent = 0
+        self.cut = False
+        """What is sent is lost."""
         self._loop = loop
         self._there = there
         self._frames: list[bytes] = []
@@ -51,6 +54,9 @@ class Cable:
         pass
 
     def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
+        self.sent += 1
+        if self.cut:
+            return
         if not self._frames:
             self._loop.call_soon(self._arrive)
         self._frames.append(meta + header + bytes(payload))

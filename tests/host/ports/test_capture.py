@@ -87,6 +87,19 @@ def test_microseconds_are_whole(
     assert (seconds, microseconds) == (nanoseconds // 10**9, nanoseconds // 1000 % 10**6)
 
 
+def test_a_clock_that_is_set_anew_is_what_is_recorded(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    year = 365 * 24 * 3600
+    times = [1_700_000_000 + jump for jump in (0, year, -year, 0)]
+    for seconds in times:
+        monkeypatch.setattr(capture.time, "time_ns", lambda seconds=seconds: seconds * 10**9)
+        bench.capture.record(b"frame")
+    bench.capture.close()
+    reader = dpkt.pcap.Reader(io.BytesIO(bench.path.read_bytes()))
+    assert [at for at, _ in reader] == times
+
+
 def test_a_file_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"-pcap .*/no/c.pcap cannot be written: No such file"):
         Capture(tmp_path / "no" / "c.pcap", ManualLoop().as_loop())
