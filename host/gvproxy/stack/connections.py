@@ -91,12 +91,15 @@ class Connections:
         if self.find.get(path.key) is connection:
             del self.find[path.key]
         self.handshake_done(connection)  # or never will be
-        self._quota.give(path.owner)
-        if not self._quota.held(path.owner):
-            self._memories.pop(path.owner, None)
+        self._give(path.owner)
         if self._waiting and path.station is not None:
             self._waiting.get(path.station.port.number, {}).pop(connection, None)
         self._schedule.forget(connection)
+
+    def _give(self, owner: Port | None) -> None:
+        self._quota.give(owner)
+        if not self._quota.held(owner):
+            self._memories.pop(owner, None)
 
     def wait_for_path(self, connection: Connection) -> None:
         station = _path(connection).station
@@ -285,6 +288,16 @@ class Connections:
         return connection
 
     # What flows and services call
+
+    def outlive(self, owner: Port | None, count: int) -> None:
+        """Have a guest hold a connection on that is over, with `count` bytes it has left behind."""
+        self._quota.hold(owner)
+        self._memory(owner).keep(count)
+
+    def give_back(self, owner: Port | None, count: int) -> None:
+        """Take that back."""
+        self._memory(owner).keep(-count)
+        self._give(owner)
 
     def open(self, user: User, destination: bytes, port: int, now: float) -> Connection:
         """Open a connection from the gateway to a guest; raises OSError where it cannot be."""
