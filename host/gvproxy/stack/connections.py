@@ -22,6 +22,8 @@ from gvproxy.wire import icmp, ipv4, tcp
 from gvproxy.wire.checksum import ones_sum, pseudo_header, valid
 
 EPHEMERAL = range(32768, 61000)  # Linux: ip_local_port_range
+MAX_DROPS = 1000
+"""Connections of guests that have gone that are ended at a time, which takes some 30 ms."""
 
 
 class TcpHandler(Protocol):
@@ -235,7 +237,7 @@ class Connections:
 
     def _admit(self, owner: Port, now: float) -> bool:
         """Tell whether a guest may open another connection; from here on it holds it."""
-        if not self._quota.has_room(owner):
+        if not (self._quota.has_room(owner) and self._half_open_quota.has_room(owner)):
             self._drop_deserted(now)
         if not self._quota.take(owner):
             return False
@@ -245,12 +247,34 @@ class Connections:
         return True
 
     def _drop_deserted(self, now: float) -> None:
-        """End the connections of guests that have gone; those wait for them to come back."""
-        if self._quota.may_search(now):
-            for connection in list(self.find.values()):
-                station = _path(connection).station
-                if station is not None and not station.port.attached:
-                    calls.abort(connection, now)
+        """End the connections of guests that have gone; those wait for them to come back.
+
+        What a guest finds again that has come back is its own as far as it has room for it.
+        """
+        if not self._quota.may_search(now):
+            return
+        dropped = 0
+        for connection in list(self.find.values()):
+            path = _path(connection)
+            if path.owner is None or path.owner.attached:
+                continue
+            assert path.station is not None  # it has an owner
+            port, half_open = path.station.port, connection in self._half_open
+            if port.attached and not half_open and self._quota.has_room(port):
+                self._move(connection, port)
+            elif dropped < MAX_DROPS:
+                dropped += 1
+                calls.abort(connection, now)
+
+    def _move(self, connection: Connection, owner: Port) -> None:
+        """Have a connection be another port's, and what it keeps."""
+        path, kept = _path(connection), output.kept(connection)
+        connection.memory.keep(-kept)
+        self._give(path.owner)
+        self._quota.hold(owner)
+        path.owner = owner
+        connection.memory = self._memory(owner)
+        connection.memory.keep(kept)
 
     def _memory(self, owner: Port | None) -> Memory:
         memory = self._memories.get(owner)

@@ -12,6 +12,12 @@ from gvproxy.api.turns import Turns
 LOOPS = [asyncio.SelectorEventLoop, uvloop.new_event_loop]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def libuv() -> None:
+    """Let libuv make, before descriptors are counted, the pipe it keeps for good."""
+    uvloop.new_event_loop().close()
+
+
 @pytest.mark.parametrize("make", LOOPS, ids=["asyncio", "uvloop"])
 def test_one_call_in_a_turn_of_the_loop(make, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(turns, "REST", 0.0)
