@@ -159,6 +159,7 @@ class Daemon:
         self._loop = loop
         self._alarm: TimerHandle | None = None
         limits, rest = _within(config.limits, descriptor_limit())
+        limits = replace(limits, dhcp_leases=limits.dhcp_leases.within(_pool(config)))
         self._quotas = quotas = Quotas(limits)
         network = config.subnet
         owned = {config.gateway_ip, *config.virtual_ips}
@@ -494,6 +495,12 @@ class Daemon:
 
     def leases(self) -> dict[str, str]:
         return self._dhcp.leases(now=self._loop.time())
+
+
+def _pool(config: Config) -> int:
+    """Return how many addresses guests can have, so that none of them has all."""
+    own = {config.gateway_ip, config.host_ip, *config.virtual_ips}
+    return max(1, config.subnet.num_addresses - 2 - len(own))
 
 
 def _within(limits: Limits, descriptors: int) -> tuple[Limits, int]:
