@@ -208,6 +208,7 @@ class Daemon:
         self._listeners = Listeners(loop, self.network, self._tcp.dial)
         resolve = partial(look_up, names)
         self.forwarder = Forwarder(config, self._listeners, resolve, quotas.published)
+        self.forwarder.own_ports = destinations.own_ports
 
         self._keeper: Keeper | None = None
 

@@ -20,7 +20,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
-from gvproxy.api.handlers import ASKED, error, guard, refused
+from gvproxy.api.handlers import ASKED, behind, error, guard, refused
 from gvproxy.api.profiler import Profiler
 from gvproxy.api.stats import Tree
 from gvproxy.api.turns import Turns
@@ -157,7 +157,9 @@ def make_guest_app(forwarder: Forwarder, turns: Turns | None = None) -> web.Appl
         local, remote, protocol = (_text(body, key) for key in ("local", "remote", "protocol"))
         ASKED.set(f" {protocol or 'tcp'} {local} to {public(remote)}")
         async with turn:
-            await forwarder.expose(local, remote, protocol or "tcp", request.remote or None)
+            await forwarder.expose(
+                local, remote, protocol or "tcp", request.remote or None, behind(request)
+            )
         return web.Response()
 
     async def unexpose(request: web.Request) -> web.Response:
