@@ -184,8 +184,8 @@ class Daemon:
         )
         self.network = VirtualNetwork(self.stack, loop)
         self._tcp = TcpFlows(self.stack, loop, destinations, config.connect_timeout, rest)
-        self._udp = UdpFlows(self.stack, loop, destinations, quotas.udp_mappings)
-        self._echo = EchoFlows(self.stack, loop, destinations, quotas.pings)
+        self._udp = UdpFlows(self.stack, loop, destinations, quotas)
+        self._echo = EchoFlows(self.stack, loop, destinations, quotas)
         resolv_conf = ResolvConf()
         self._resolver = Resolver(resolv_conf, loop, quota=quotas.dns_queries)
         search = config.search_domains

@@ -52,6 +52,7 @@ class Limits:
     tcp_buffers: Limit = Limit(256 << 20, 128 << 20)
     udp_mappings: Limit = Limit(4096, 3072)
     udp_sessions: Limit = Limit(8192, 4096)
+    peers: Limit = Limit(65536, 32768)
     pings: Limit = Limit(256, 128)
     dns_queries: Limit = Limit(2048, 1024)
     dns_connections: Limit = Limit(128, 64)
@@ -118,11 +119,11 @@ class Quota:
         if owner is not None:
             self._held[owner] = self._held.get(owner, 0) + 1
 
-    def give(self, owner: Owner) -> None:
-        """Take back one that `owner` held."""
-        self.used -= 1
-        if owner is not None:
-            left = self._held[owner] - 1
+    def give(self, owner: Owner, count: int = 1) -> None:
+        """Take back one that `owner` held, or so many."""
+        self.used -= count
+        if owner is not None and count:
+            left = self._held[owner] - count
             if left:
                 self._held[owner] = left
             else:
@@ -149,6 +150,7 @@ class Quotas:
         self.half_open = Quota(limits.half_open)
         self.udp_mappings = Quota(limits.udp_mappings)
         self.udp_sessions = Quota(limits.udp_sessions)
+        self.peers = Quota(limits.peers)
         self.pings = Quota(limits.pings)
         self.dns_queries = Quota(limits.dns_queries)
         self.dns_connections = Quota(limits.dns_connections)

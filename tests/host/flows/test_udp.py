@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import itertools
 import logging
 import random
 import socket
@@ -147,6 +148,21 @@ def test_peers_of_a_mapping_are_bounded(
         last.sendto(b"last", source)
         guest.loop.until(lambda: got)
     assert [payload for _, _, payload in got] == [b"last"]
+
+
+def test_peers_of_all_mappings_are_bounded(
+    loop: ManualLoop, peer: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest with many ports that sends to a million addresses; each port has its last one."""
+    guest = Guest(loop, limits=Limits(peers=Limit(12, 10)))
+    hosts = itertools.count(2)
+    monkeypatch.setattr(Destinations, "resolve", lambda *_: f"127.0.0.{next(hosts)}")
+    for number_ in range(100):
+        guest.send_to(HOST, number(peer), b"x", PORT + number_ % 16)
+        guest.loop.run()
+    assert guest.quotas.peers.used == 16
+    guest.close()
+    assert guest.quotas.peers.used == 0
 
 
 def test_closed_addresses_are_prohibited(guest: Guest) -> None:
@@ -306,7 +322,7 @@ def test_errors_wake_the_loop_every_time(
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        flows = UdpFlows(guest.host, loop, guest.udp._destinations, Quotas().udp_mappings)
+        flows = UdpFlows(guest.host, loop, guest.udp._destinations, Quotas())
         happened = asyncio.Event()
         send_error, send = guest.host.ip.send_error, guest.host.udp.send
         errors: list[int] = []
@@ -354,7 +370,7 @@ def test_answers_arrive_between_errors(
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        flows = UdpFlows(guest.host, loop, guest.udp._destinations, Quotas().udp_mappings)
+        flows = UdpFlows(guest.host, loop, guest.udp._destinations, Quotas())
         try:
             for number_sent in range(1, 31):
                 for port in (closed_port, number(peer), closed_port, closed_port):
@@ -466,7 +482,9 @@ def test_a_guests_mappings_make_room_for_its_own(loop: ManualLoop, peer: socket.
     guest.send_to(HOST, number(peer), b"x", 1)
     loop.run()
     for port in range(20):
-        entry = UdpMapping(loop.as_loop(), guest.host.udp, guest.station, (MAC, OUTSIDE, port))
+        entry = UdpMapping(
+            loop.as_loop(), guest.host.udp, guest.station, (MAC, OUTSIDE, port), Quotas().peers
+        )
         mappings.add((MAC, OUTSIDE, port), entry, loop.now, "greedy")
     assert guest.quotas.udp_mappings.held("greedy") == 4
     assert mappings.use((MAC, GUEST, 1), loop.now) is not None
