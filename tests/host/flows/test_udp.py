@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import uvloop
 
-from gvproxy.flows import errqueue, runs, udp
+from gvproxy.flows import errqueue, runs, table, udp
 from gvproxy.flows import mapping as mapping_module
 from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.errqueue import NetworkError
@@ -163,6 +163,22 @@ def test_peers_of_all_mappings_are_bounded(
     assert guest.quotas.peers.used == 16
     guest.close()
     assert guest.quotas.peers.used == 0
+
+
+def test_many_mappings_do_not_end_in_one_turn(
+    loop: ManualLoop, guest: Guest, peer: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "MAX_ENDS", 4)
+    for number_ in range(10):
+        guest.send_to(HOST, number(peer), b"x", PORT + number_)
+    loop.run()
+    loop.now += udp.IDLE_TIMEOUT + udp.SWEEP_INTERVAL
+    loop.advance(0)
+    left = [len(guest.udp.mappings)]
+    while left[-1]:
+        loop.advance(table.ENDS_PAUSE)
+        left.append(len(guest.udp.mappings))
+    assert left == [6, 2, 0]
 
 
 def test_closed_addresses_are_prohibited(guest: Guest) -> None:
