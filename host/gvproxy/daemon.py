@@ -205,7 +205,7 @@ class Daemon:
         serve_dhcp(self.stack, self._dhcp)
         serve_dns(self.stack, self._dns)
         self._dns_tcp = DnsTcp(self._dns, quotas.dns_queries)
-        self._listeners = Listeners(loop, self.network, self._tcp.dial)
+        self._listeners = Listeners(loop, self.network, self._tcp.dial, quotas.udp_clients)
         resolve = partial(look_up, names)
         self.forwarder = Forwarder(config, self._listeners, resolve, quotas.published)
         self.forwarder.own_ports = destinations.own_ports

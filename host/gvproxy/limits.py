@@ -60,6 +60,7 @@ class Limits:
     api_connections: int = 256
     guest_api_connections: Limit = Limit(256, 64)
     published: Limit = Limit(4096, 256)
+    udp_clients: Limit = Limit(12288, 4096)
     send_queues: Limit = Limit(256 << 20, 8 << 20)
 
 
@@ -157,6 +158,7 @@ class Quotas:
         self.dhcp_leases = Quota(limits.dhcp_leases)
         self.guest_api_connections = Quota(limits.guest_api_connections)
         self.published = Quota(limits.published)
+        self.udp_clients = Quota(limits.udp_clients)
 
     @property
     def uses(self) -> dict[str, Use]:

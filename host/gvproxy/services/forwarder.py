@@ -207,7 +207,7 @@ class Forwarder:
             count = self._quota.held(owner) if owner else self._quota.used
             raise ListenError(f"cannot listen on {local.name}: {count} are published")
         try:
-            listener = self._listeners.open(kind, local, remote, key)
+            listener = self._listeners.open(kind, local, remote, key, owner)
         except BaseException:
             self._quota.give(owner)
             raise
