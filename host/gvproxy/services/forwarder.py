@@ -29,6 +29,7 @@ from gvproxy.services import forwards
 from gvproxy.services.forwards import Local, Protocol, Remote
 from gvproxy.services.listeners import Listener, Listeners
 from gvproxy.stack.port import Port
+from taplink.text import one_line
 
 if TYPE_CHECKING:
     from asyncssh import SSHKey
@@ -131,7 +132,7 @@ class Forwarder:
         self.changed(len(self._published))
         first, last = (replace(pairs[end][1], host=str(address)) for end in (0, -1))
         target_text = f"{first} to {last}" if len(pairs) > 1 else str(first)
-        log.info("%s %s leads to %s", kind, local, target_text)
+        log.info("%s %s leads to %s", kind, one_line(local), one_line(target_text))
 
     async def unexpose(
         self, local: str, protocol: str = Protocol.TCP, caller: str | None = None
@@ -156,7 +157,7 @@ class Forwarder:
         for key in keys:
             self._close(self._published.pop(key))
         self.changed(len(self._published))
-        log.info("%s %s leads nowhere any more", kind, local)
+        log.info("%s %s leads nowhere any more", kind, one_line(local))
 
     def all(self) -> list[dict[str, str]]:
         """Return what is published, by local address, as the API shows it."""
