@@ -161,6 +161,7 @@ class Daemon:
         self._loop = loop
         self._alarm: TimerHandle | None = None
         limits, rest = _within(config.limits, descriptor_limit())
+        limits = replace(limits, dhcp_leases=limits.dhcp_leases.within(_pool(config)))
         self._quotas = quotas = Quotas(limits)
         network = config.subnet
         owned = {config.gateway_ip, *config.virtual_ips}
@@ -185,8 +186,8 @@ class Daemon:
         )
         self.network = VirtualNetwork(self.stack, loop)
         self._tcp = TcpFlows(self.stack, loop, destinations, config.connect_timeout, rest)
-        self._udp = UdpFlows(self.stack, loop, destinations, quotas.udp_mappings)
-        self._echo = EchoFlows(self.stack, loop, destinations, quotas.pings)
+        self._udp = UdpFlows(self.stack, loop, destinations, quotas)
+        self._echo = EchoFlows(self.stack, loop, destinations, quotas)
         resolv_conf = ResolvConf()
         self._resolver = Resolver(resolv_conf, loop, quota=quotas.dns_queries)
         search = config.search_domains
@@ -206,9 +207,10 @@ class Daemon:
         serve_dhcp(self.stack, self._dhcp)
         serve_dns(self.stack, self._dns)
         self._dns_tcp = DnsTcp(self._dns, quotas.dns_queries)
-        self._listeners = Listeners(loop, self.network, self._tcp.dial)
+        self._listeners = Listeners(loop, self.network, self._tcp.dial, quotas.udp_clients)
         resolve = partial(look_up, names)
         self.forwarder = Forwarder(config, self._listeners, resolve, quotas.published)
+        self.forwarder.own_ports = destinations.own_ports
 
         self._keeper: Keeper | None = None
 
@@ -496,6 +498,12 @@ class Daemon:
 
     def leases(self) -> dict[str, str]:
         return self._dhcp.leases(now=self._loop.time())
+
+
+def _pool(config: Config) -> int:
+    """Return how many addresses guests can have, so that none of them has all."""
+    own = {config.gateway_ip, config.host_ip, *config.virtual_ips}
+    return max(1, config.subnet.num_addresses - 2 - len(own))
 
 
 def _within(limits: Limits, descriptors: int) -> tuple[Limits, int]:

@@ -52,6 +52,7 @@ class Limits:
     tcp_buffers: Limit = Limit(256 << 20, 128 << 20)
     udp_mappings: Limit = Limit(4096, 3072)
     udp_sessions: Limit = Limit(8192, 4096)
+    peers: Limit = Limit(65536, 32768)
     pings: Limit = Limit(256, 128)
     dns_queries: Limit = Limit(2048, 1024)
     dns_connections: Limit = Limit(128, 64)
@@ -59,6 +60,7 @@ class Limits:
     api_connections: int = 256
     guest_api_connections: Limit = Limit(256, 64)
     published: Limit = Limit(4096, 256)
+    udp_clients: Limit = Limit(12288, 4096)
     send_queues: Limit = Limit(256 << 20, 8 << 20)
 
 
@@ -118,11 +120,11 @@ class Quota:
         if owner is not None:
             self._held[owner] = self._held.get(owner, 0) + 1
 
-    def give(self, owner: Owner) -> None:
-        """Take back one that `owner` held."""
-        self.used -= 1
-        if owner is not None:
-            left = self._held[owner] - 1
+    def give(self, owner: Owner, count: int = 1) -> None:
+        """Take back one that `owner` held, or so many."""
+        self.used -= count
+        if owner is not None and count:
+            left = self._held[owner] - count
             if left:
                 self._held[owner] = left
             else:
@@ -149,12 +151,14 @@ class Quotas:
         self.half_open = Quota(limits.half_open)
         self.udp_mappings = Quota(limits.udp_mappings)
         self.udp_sessions = Quota(limits.udp_sessions)
+        self.peers = Quota(limits.peers)
         self.pings = Quota(limits.pings)
         self.dns_queries = Quota(limits.dns_queries)
         self.dns_connections = Quota(limits.dns_connections)
         self.dhcp_leases = Quota(limits.dhcp_leases)
         self.guest_api_connections = Quota(limits.guest_api_connections)
         self.published = Quota(limits.published)
+        self.udp_clients = Quota(limits.udp_clients)
 
     @property
     def uses(self) -> dict[str, Use]:

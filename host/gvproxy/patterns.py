@@ -15,7 +15,12 @@ NAME = 256
 """Characters a pattern may be shown."""
 MAX_WAYS = 1 << 25
 """Ways to match: three repeats without bound, of which one is that the pattern may begin anywhere.
-That takes 20 ms at the most."""
+"""
+MAX_CHOICES = 1 << 18
+"""The same without the longest repeat of one character, for which `re` has a loop that takes no
+time: 30 ms at the most."""
+
+_CHARACTERS = {"LITERAL", "NOT_LITERAL", "ANY", "IN"}
 
 _Node = list[tuple[object, Any]]  # what `re` makes of a pattern: operations and their arguments
 
@@ -29,7 +34,8 @@ def check_pattern(pattern: str) -> None:
         parsed = list(_parser.parse(pattern))
     except (re.error, ValueError, OverflowError) as error:  # the latter two: of numbers and flags
         raise ValueError(str(error)) from None
-    if _ways(parsed) * (1 if _is_anchored(parsed) else NAME) > MAX_WAYS:
+    ways = _ways(parsed) * (1 if _is_anchored(parsed) else NAME)
+    if ways > MAX_WAYS or ways // _longest(parsed) > MAX_CHOICES:
         raise ValueError(
             "a name could take it too long: it has too many repeats, or some in others"
         )
@@ -45,6 +51,22 @@ def _ways(node: _Node) -> int:
     for operation, argument in node:
         ways = min(ways * _ways_of(str(operation), argument), MAX_WAYS + 1)
     return ways
+
+
+def _longest(node: _Node) -> int:
+    """Return how many ways there are through the longest repeat of one character, but for those
+    that are repeated themselves.
+    """
+    longest = 1
+    for operation, argument in node:
+        match str(operation):
+            case "MAX_REPEAT" | "MIN_REPEAT":
+                low, high, body = argument
+                if high <= 1 or (len(body) == 1 and str(body[0][0]) in _CHARACTERS):
+                    longest = max(longest, _longest(list(body)), min(high, NAME) - low + 1)
+            case "SUBPATTERN":
+                longest = max(longest, _longest(list(argument[3])))
+    return longest
 
 
 def _ways_of(operation: str, argument: Any) -> int:

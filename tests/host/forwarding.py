@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 from typing import cast
 
 from gvproxy.config import configure
-from gvproxy.limits import Limit, Quota
+from gvproxy.limits import Limit, Quota, Quotas
 from gvproxy.services.forwarder import Forwarder
 from gvproxy.services.listeners import Dial, Listeners
 from gvproxy.virtual import VirtualNetwork
@@ -29,7 +29,7 @@ def make_forwarder(
     config = configure(listen=["unix:///unused"])
     return Forwarder(
         config,
-        Listeners(loop, cast(VirtualNetwork, network), dial),
+        Listeners(loop, cast(VirtualNetwork, network), dial, Quotas().udp_clients),
         resolve,
         Quota(Limit(limit, limit)),
     )

@@ -95,7 +95,7 @@ def test_systemd_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_a_key_that_cannot_be_read(tmp_path: Path) -> None:
     """Nor what reads it, which is imported by then only."""
     remote = SshRemote("192.168.127.2", 22, "root", "/run/x", str(tmp_path / "key"))
-    listeners = Listeners(None, None, None)  # type: ignore[arg-type]
+    listeners = Listeners(None, None, None, None)  # type: ignore[arg-type]
 
     async def prepare() -> None:
         with no_descriptors(), pytest.raises(BadRemoteError, match="Too many open files"):

@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import cache
 from importlib import resources
 from typing import Any, Protocol
@@ -19,9 +20,10 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
-from gvproxy.api.handlers import ASKED, error, guard, refused
+from gvproxy.api.handlers import ASKED, behind, error, guard, refused
 from gvproxy.api.profiler import Profiler
 from gvproxy.api.stats import Tree
+from gvproxy.api.turns import Turns
 from gvproxy.errors import (
     OUT_OF_RESOURCES,
     AlreadyExposedError,
@@ -49,6 +51,8 @@ MAX_BODY = 64 * 1024
 """Bytes; the longest sensible body, a zone of names, is a tenth of it."""
 BODY_TIMEOUT = 10.0
 """Seconds for all of it, as for a head in `gvproxy.ports.lobby`."""
+
+_NO_TURN = nullcontext()
 
 # As Go's gvproxy answers them, where it knows the error.
 _STATUS: dict[type[GvproxyError], int] = {
@@ -140,28 +144,33 @@ def make_app(backend: Backend, access: Access, profiler: Profiler | None = None)
     return app
 
 
-def make_guest_app(forwarder: Forwarder) -> web.Application:
+def make_guest_app(forwarder: Forwarder, turns: Turns | None = None) -> web.Application:
     """Build the guests' application: a guest publishes its ports itself, and sees no more.
 
-    Who calls is what its connection says, not a header.
+    Who calls is what its connection says, not a header.  With `turns` calls wait for theirs.
     """
+    turn = turns or _NO_TURN
     app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY)
 
     async def expose(request: web.Request) -> web.Response:
         body = await _body(request)
         local, remote, protocol = (_text(body, key) for key in ("local", "remote", "protocol"))
         ASKED.set(f" {protocol or 'tcp'} {public(local)} to {public(remote)}")
-        await forwarder.expose(local, remote, protocol or "tcp", request.remote or None)
+        async with turn:
+            await forwarder.expose(
+                local, remote, protocol or "tcp", request.remote or None, behind(request)
+            )
         return web.Response()
 
     async def unexpose(request: web.Request) -> web.Response:
         body = await _body(request)
         local, protocol = (_text(body, key) for key in ("local", "protocol"))
         ASKED.set(f" {protocol or 'tcp'} {public(local)}")
-        await forwarder.unexpose(local, protocol or "tcp", request.remote or None)
+        async with turn:
+            await forwarder.unexpose(local, protocol or "tcp", request.remote or None)
         return web.Response()
 
-    app.router.add_route("*", "/services/forwarder/all", _get(forwarder.all))
+    app.router.add_route("*", "/services/forwarder/all", _get(forwarder.all, turn))
     app.router.add_route("*", "/services/forwarder/expose", expose, expect_handler=_expected)
     app.router.add_route("*", "/services/forwarder/unexpose", unexpose, expect_handler=_expected)
     return app
@@ -179,11 +188,12 @@ def _description() -> object:
     return json.loads(resources.files("gvproxy.api").joinpath("openapi.json").read_text("utf-8"))
 
 
-def _get(show: Callable[[], object]) -> Handler:
+def _get(show: Callable[[], object], turn: AbstractAsyncContextManager[None] = _NO_TURN) -> Handler:
     async def handler(request: web.Request) -> web.Response:
         if request.method not in ("GET", "HEAD"):
             raise web.HTTPBadRequest(text="get only")
-        text = json.dumps(show(), separators=(",", ":"))
+        async with turn:
+            text = json.dumps(show(), separators=(",", ":"))
         return web.Response(text=f"{text}\n", content_type="application/json")
 
     return handler

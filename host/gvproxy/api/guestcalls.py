@@ -13,7 +13,7 @@ from http import HTTPStatus
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gvproxy.api.handlers import ASKED, headers, turned_away
+from gvproxy.api.handlers import ASKED, behind, headers, turned_away
 from gvproxy.complaint import Complaint
 from gvproxy.ports.access import Refusal, foreign_origin, host_name
 from taplink.text import one_line
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 BURST = 20
 """Calls of one guest that are logged in a minute."""
 MAX_GUESTS = 256
-"""Guests whose calls are counted; a guest may have any number of addresses."""
+"""Guests whose calls are counted, by their ports: a guest may have any number of addresses."""
 MAX_TEXT = 200
 """Characters of a guest's in a line of the log."""
 
@@ -37,7 +37,7 @@ class GuestCalls:
         """`is_gateway` tells whether a name, or an address, is the gateway's."""
         self._loop = loop
         self._is_gateway = is_gateway
-        self._logs: dict[str, Complaint] = {}
+        self._logs: dict[object, Complaint] = {}
 
     def serve(self, app: web.Application) -> None:
         """Be told of the requests of an application, before all that is there already."""
@@ -50,7 +50,9 @@ class GuestCalls:
         response = turned_away(request, refusal) if refusal else await handler(request)
         what = *map(_shown, (request.method, request.path, ASKED.get())), response.status
         text = "the guest %s calls %s %s%s: %d"
-        self._log(request.remote or "").make(self._loop.time(), text, request.remote, *what)
+        self._log(behind(request) or request.remote).make(
+            self._loop.time(), text, request.remote, *what
+        )
         return response
 
     def _refusal(self, request: web.Request) -> Refusal | None:
@@ -60,7 +62,7 @@ class GuestCalls:
         host = given.get("host", "")
         return None if not host or self._is_gateway(host_name(host)) else _OTHER_HOST
 
-    def _log(self, guest: str) -> Complaint:
+    def _log(self, guest: object) -> Complaint:
         """Return what counts the lines of a guest; of very many the first is forgotten."""
         if guest not in self._logs:
             if len(self._logs) >= MAX_GUESTS:

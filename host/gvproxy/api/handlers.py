@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gvproxy.ports.access import Access, Refusal
+from gvproxy.stack.port import Port
 from taplink.text import one_line
 
 if TYPE_CHECKING:
@@ -46,6 +47,13 @@ def headers(request: web.Request) -> Mapping[str, str]:
     for name, value in request.headers.items():
         key = name.lower()
         found[key] = f"{found[key]}, {value}" if key in found else value
+    return found
+
+
+def behind(request: web.Request) -> Port | None:
+    """Return the switch's port that a guest calls from; None for others."""
+    transport = request.transport
+    found: Port | None = transport.get_extra_info("guest") if transport is not None else None
     return found
 
 

@@ -12,6 +12,7 @@ from gvproxy.api.app import Backend, make_app, make_guest_app, make_runner
 from gvproxy.api.callers import Callers
 from gvproxy.api.guestcalls import GuestCalls
 from gvproxy.api.profiler import Profiler
+from gvproxy.api.turns import Turns
 from gvproxy.limits import Quota, Use
 from gvproxy.ports.access import Access
 from gvproxy.virtual import VirtualNetwork
@@ -43,7 +44,7 @@ class ApiService:
         app = make_app(backend, access, profiler)
         self._callers.serve(app)
         self._http = make_runner(app)
-        self._guest_http = make_runner(make_guest_app(backend.forwarder))
+        self._guest_http = make_runner(make_guest_app(backend.forwarder, Turns()))
 
     async def start(self) -> None:
         """Be ready for the host's calls."""

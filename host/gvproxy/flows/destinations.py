@@ -100,6 +100,11 @@ class Destinations:
             host, port, *_ = sock.getsockname()
             self._own.setdefault(port, set()).add(ip_address(unmapped(_packed(host))))
 
+    @property
+    def own_ports(self) -> Collection[int]:
+        """The ports of those, as they are at any time."""
+        return self._own.keys()
+
     def resolve(
         self,
         protocol: Protocol,

@@ -14,7 +14,7 @@ from gvproxy.flows.destinations import NO_PORT, Destinations
 from gvproxy.flows.mapping import READS_PER_WAKEUP, Mapping
 from gvproxy.flows.runs import MAX_DATAGRAM
 from gvproxy.flows.table import MappingTable
-from gvproxy.limits import Quota
+from gvproxy.limits import Quota, Quotas
 from gvproxy.rules import Protocol
 from gvproxy.stack.ip import EchoRequest, Ip
 from gvproxy.stack.port import Station
@@ -34,12 +34,15 @@ class EchoFlows:
     """All ping sessions of a stack."""
 
     def __init__(
-        self, stack: Stack, loop: AbstractEventLoop, destinations: Destinations, quota: Quota
+        self, stack: Stack, loop: AbstractEventLoop, destinations: Destinations, quotas: Quotas
     ) -> None:
-        self.sessions: MappingTable[Key, EchoSession] = MappingTable(loop, quota, SWEEP_INTERVAL)
+        self.sessions: MappingTable[Key, EchoSession] = MappingTable(
+            loop, quotas.pings, SWEEP_INTERVAL
+        )
         self._stack = stack
         self._loop = loop
         self._destinations = destinations
+        self._peers = quotas.peers
         self._complaint = Complaint(log)
         self._forbidden = False
         stack.ip.forward_echo = self._forward
@@ -57,7 +60,7 @@ class EchoFlows:
         session = self.sessions.use(key, now)
         if session is None:
             try:
-                session = EchoSession(self._loop, self._stack.ip, packet.station, key)
+                session = EchoSession(self._loop, self._stack.ip, packet.station, key, self._peers)
             except OSError as error:
                 self._warn(error, now)
                 return
@@ -84,11 +87,13 @@ class EchoSession(Mapping):
 
     __slots__ = ("_guest", "_identifier")
 
-    def __init__(self, loop: AbstractEventLoop, ip: Ip, station: Station, key: Key) -> None:
+    def __init__(
+        self, loop: AbstractEventLoop, ip: Ip, station: Station, key: Key, peers: Quota
+    ) -> None:
         sock = socket.socket(
             socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP
         )
-        super().__init__(loop, ip, station, sock, IDLE_TIMEOUT)
+        super().__init__(loop, ip, station, sock, IDLE_TIMEOUT, peers)
         _, self._guest, self._identifier = key
 
     def send(self, request: EchoRequest, host: str) -> None:

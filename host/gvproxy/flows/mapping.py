@@ -11,7 +11,7 @@ from asyncio import AbstractEventLoop
 
 from gvproxy.flows import errqueue
 from gvproxy.flows.unreachable import code_for
-from gvproxy.limits import Owner
+from gvproxy.limits import Owner, Quota
 from gvproxy.stack.ip import Ip
 from gvproxy.stack.port import Station
 from gvproxy.wire import icmp
@@ -19,14 +19,25 @@ from gvproxy.wire import icmp
 log = logging.getLogger(__name__)
 
 MAX_PEERS = 1024
-"""Addresses a mapping lets in; the one added first is forgotten for another."""
+"""Addresses a mapping lets in; the one added first is forgotten for another, as it is where the
+guest has as many as it may at all of its mappings."""
 READS_PER_WAKEUP = 64
 
 
 class Mapping(ABC):
     """An entry of `MappingTable`; owns its socket."""
 
-    __slots__ = ("_ip", "_loop", "_peers", "_sock", "_station", "idle_timeout", "owner", "used")
+    __slots__ = (
+        "_ip",
+        "_loop",
+        "_peers",
+        "_quota",
+        "_sock",
+        "_station",
+        "idle_timeout",
+        "owner",
+        "used",
+    )
 
     def __init__(
         self,
@@ -35,11 +46,13 @@ class Mapping(ABC):
         station: Station,
         sock: socket.socket,
         idle_timeout: float,
+        quota: Quota,
     ) -> None:
-        """`sock` is non-blocking; seconds without use end the mapping.
+        """`sock` is non-blocking; seconds without use end the mapping; `quota` is of addresses.
 
         Raises OSError, and the socket is closed then.
         """
+        self._quota = quota
         self._loop = loop
         self._ip = ip
         self._station = station
@@ -57,6 +70,8 @@ class Mapping(ABC):
 
     def close(self) -> None:
         """Give the socket back; called once, by the table."""
+        self._quota.give(self.owner, len(self._peers))
+        self._peers.clear()
         self._loop.remove_reader(self._sock.fileno())
         self._sock.close()
 
@@ -65,9 +80,16 @@ class Mapping(ABC):
         self._station = station
         peers = self._peers
         if peers.get(host) != destination:
-            if len(peers) >= MAX_PEERS:
-                del peers[next(iter(peers))]
+            if host not in peers:
+                self._make_room()
             peers[host] = destination
+
+    def _make_room(self) -> None:
+        peers, quota = self._peers, self._quota
+        if peers and (len(peers) >= MAX_PEERS or not quota.has_room(self.owner)):
+            del peers[next(iter(peers))]
+        else:  # or it is the first, without which the mapping is nothing
+            quota.hold(self.owner)
 
     def _send(self, payload: bytes | memoryview, address: tuple[str, int]) -> int | None:
         """Send to an address that is let in; returns the ICMP code that the guest is to be told."""

@@ -23,6 +23,10 @@ class Entry(Protocol):
         """End; called once, by the table."""
 
 
+MAX_ENDS = 256
+"""Entries that are ended in a row, which takes some 4 ms; the others follow after `ENDS_PAUSE`."""
+ENDS_PAUSE = 0.05
+
 K = TypeVar("K", bound=Hashable)
 M = TypeVar("M", bound=Entry)
 
@@ -89,9 +93,10 @@ class MappingTable(Generic[K, M]):
 
     def _sweep(self) -> None:
         now = self._loop.time()
-        for key, entry in list(self._entries.items()):
-            if entry.used + entry.idle_timeout <= now:
-                self.remove(key)
+        idle = [key for key, one in self._entries.items() if one.used + one.idle_timeout <= now]
+        for key in idle[:MAX_ENDS]:
+            self.remove(key)
         self._timer = None
         if self._entries:
-            self._timer = self._loop.call_later(self._interval, self._sweep)
+            pause = self._interval if len(idle) <= MAX_ENDS else ENDS_PAUSE
+            self._timer = self._loop.call_later(pause, self._sweep)

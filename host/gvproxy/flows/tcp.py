@@ -18,6 +18,7 @@ import socket
 from asyncio import AbstractEventLoop, TimerHandle
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from struct import Struct
 
@@ -28,6 +29,7 @@ from gvproxy.flows.hangups import HangUps
 from gvproxy.flows.unreachable import code_for
 from gvproxy.rules import Protocol
 from gvproxy.stack.path import TcpPath
+from gvproxy.stack.port import Port
 from gvproxy.stack.stack import Stack
 from gvproxy.tcp import calls
 from gvproxy.tcp.connection import MAX_SEGMENT, Connection
@@ -42,6 +44,9 @@ MAX_VIEWS = 1024  # Linux: UIO_MAXIOV
 BULK = 1 << 20
 """Bytes of the outside, after which its socket is to hold more, and how much."""
 WIDE = 512 << 10
+STALLED = 120.0
+"""Seconds that an outside which takes nothing is waited for, once the guest's connection is over:
+about as long as Linux has patience for a socket that was closed (tcp_orphan_retries)."""
 _RESET_ON_CLOSE = Struct("@ii").pack(1, 0)  # struct linger: on, 0 seconds
 
 
@@ -168,6 +173,7 @@ class TcpFlow:
         "_eof",
         "_fd",
         "_flows",
+        "_left",
         "_loop",
         "_narrow",
         "_pending",
@@ -189,6 +195,7 @@ class TcpFlow:
         self._brief = True  # until the outside has paused: it may say one thing and end
         self._narrow = True  # the socket holds what the kernel thinks is enough
         self._timer: TimerHandle | None = None
+        self._left: tuple[Port | None, int] | None = None  # whose, and how many bytes
         self.connection = connection
         flows.open.add(self)
 
@@ -307,6 +314,22 @@ class TcpFlow:
             self.discard(reset=True)
         elif self._pending is None:
             self._loop.call_soon(self._close)
+        elif connection is not None:
+            self._outlive(connection)
+
+    def _outlive(self, connection: Connection) -> None:
+        """Go on without the guest's connection, on its account, until the socket has taken all."""
+        assert self._pending is not None
+        path = connection.path
+        assert isinstance(path, TcpPath)
+        self._left = path.owner, sum(map(len, self._pending))
+        self._flows.stack.connections.outlive(*self._left)
+        self._wait_for_outside()
+
+    def _wait_for_outside(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(STALLED, partial(self.discard, reset=True))
 
     # What the socket does
 
@@ -421,6 +444,8 @@ class TcpFlow:
             calls.consumed(self.connection, count, now)
         elif self._pending is None:
             self._close()
+        else:
+            self._wait_for_outside()
 
     def _shutdown(self) -> None:
         if self._ended:
@@ -450,6 +475,9 @@ class TcpFlow:
         if self._pending is not None:
             self._pending = None
             self._loop.remove_writer(self._fd)
+        if self._left is not None:
+            self._flows.stack.connections.give_back(*self._left)
+            self._left = None
         if reset:
             with suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)

@@ -16,7 +16,7 @@ from gvproxy.flows import runs
 from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.mapping import READS_PER_WAKEUP, Mapping
 from gvproxy.flows.table import MappingTable
-from gvproxy.limits import Quota
+from gvproxy.limits import Quota, Quotas
 from gvproxy.rules import Protocol
 from gvproxy.stack.port import Station
 from gvproxy.stack.sessions import Run, pieces
@@ -48,12 +48,15 @@ class UdpFlows:
         stack: Stack,
         loop: AbstractEventLoop,
         destinations: Destinations,
-        quota: Quota,
+        quotas: Quotas,
     ) -> None:
-        self.mappings: MappingTable[Key, UdpMapping] = MappingTable(loop, quota, SWEEP_INTERVAL)
+        self.mappings: MappingTable[Key, UdpMapping] = MappingTable(
+            loop, quotas.udp_mappings, SWEEP_INTERVAL
+        )
         self._stack = stack
         self._loop = loop
         self._destinations = destinations
+        self._peers = quotas.peers
         self._complaint = Complaint(log)
         stack.udp.forward = self._forward
 
@@ -80,7 +83,7 @@ class UdpFlows:
         mapping = self.mappings.use(key, now)
         if mapping is None:
             try:
-                mapping = UdpMapping(self._loop, self._stack.udp, station, key)
+                mapping = UdpMapping(self._loop, self._stack.udp, station, key, self._peers)
             except OSError as error:
                 self._complaint.make(now, "no socket for UDP of a guest: %s", error.strerror)
                 return
@@ -97,7 +100,9 @@ class UdpMapping(Mapping):
 
     __slots__ = ("_guest", "_port", "_udp")
 
-    def __init__(self, loop: AbstractEventLoop, stack_udp: Udp, station: Station, key: Key) -> None:
+    def __init__(
+        self, loop: AbstractEventLoop, stack_udp: Udp, station: Station, key: Key, peers: Quota
+    ) -> None:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             sock.bind(("", 0))
@@ -105,7 +110,7 @@ class UdpMapping(Mapping):
             sock.close()
             raise
         runs.enable(sock)
-        super().__init__(loop, stack_udp.ip, station, sock, IDLE_TIMEOUT)
+        super().__init__(loop, stack_udp.ip, station, sock, IDLE_TIMEOUT, peers)
         self._udp = stack_udp
         _, self._guest, self._port = key
 

@@ -6,12 +6,12 @@ and `resolver` asks the host's servers, whose answers and RCODEs are the guest's
 
 from dataclasses import dataclass
 
-from gvproxy.limits import Owner
 from gvproxy.services import dnsmessage
 from gvproxy.services.dnscache import DnsCache
 from gvproxy.services.dnsmessage import MessageError, Query, Rcode
 from gvproxy.services.localnames import LocalNames
 from gvproxy.services.resolver import Answer, Resolver
+from gvproxy.stack.port import Port
 
 PORT = 53
 _MAX_MESSAGE = 65535
@@ -36,7 +36,9 @@ class DnsServer:
         self._asked: tuple[tuple[str, int], ...] = ()
         self._resolver = resolver
 
-    def handle(self, message: bytes, answer: Answer, *, now: float, owner: Owner = None) -> None:
+    def handle(
+        self, message: bytes, answer: Answer, *, now: float, owner: Port | None = None
+    ) -> None:
         """Take a datagram's payload; `answer` gets the reply, now or later, at most once.
 
         `now` is in seconds of the loop's clock, `owner` the guest whose it is.  Whatever the

@@ -97,6 +97,8 @@ class _Client:
                     tasks.create_task(self._forward(decided, message, now))
                 elif decided is not None:
                     await _send(self._writer, decided)
+                # What has come would be answered in one turn of the loop, of all connections.
+                await asyncio.sleep(0)
 
     async def _forward(self, query: Query, message: bytes, now: float) -> None:
         self._waiting += 1

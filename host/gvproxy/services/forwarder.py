@@ -28,6 +28,8 @@ from gvproxy.limits import Quota
 from gvproxy.services import forwards
 from gvproxy.services.forwards import Local, Protocol, Remote
 from gvproxy.services.listeners import Listener, Listeners
+from gvproxy.stack.port import Port
+from taplink.text import one_line
 
 if TYPE_CHECKING:
     from asyncssh import SSHKey
@@ -46,8 +48,8 @@ class _Published:
 
     remote: Remote
     listener: Listener
-    guest: IPv4Address | None
-    """Who has published it; None is the host."""
+    owner: Port | None
+    """The guest that has published it; None is the host."""
 
 
 def _is_address(host: str) -> bool:
@@ -78,21 +80,33 @@ class Forwarder:
         self._closed = False
         self.changed: Callable[[int], None] = lambda count: None
         """Called with how many there are, when that has changed."""
+        self.own_ports: Collection[int] = ()
+        """TCP ports where the daemon listens, at some address."""
 
     async def expose(
-        self, local: str, remote: str, protocol: str = Protocol.TCP, caller: str | None = None
+        self,
+        local: str,
+        remote: str,
+        protocol: str = Protocol.TCP,
+        caller: str | None = None,
+        port: Port | None = None,
     ) -> None:
         """Publish what a guest has; raises ForwarderError, and then nothing has changed.
 
         `local` is `address:port` or `:port` for all addresses of the host, or the path of a unix
         socket.  `remote` is `address:port` in the virtual network, or `:port` of the caller, whose
-        address `caller` is; for a unix socket it is a URL.  Both ports may be ranges.
+        address `caller` is; for a unix socket it is a URL.  Both ports may be ranges.  `port` is
+        that of the switch which a guest calls from: it may have many addresses.
         """
         kind = forwards.read_protocol(protocol)
         guest = self._guest(caller)
         if guest is not None and not kind.has_ports:
             raise ForbiddenError(f"{guest} may publish ports, not files of the host")
         pairs = forwards.read(kind, local, remote)
+        if guest is not None and kind is Protocol.TCP:
+            for one, _ in pairs:
+                if one.port in self.own_ports:  # whoever calls us there might get a guest
+                    raise ForbiddenError(f"{guest} may not publish {one.port}: gvproxy has it")
         host = pairs[0][1].host
         if guest is not None and host and not _is_address(host):
             raise ForbiddenError(f"{guest} may have no names looked up: {forwards.public(host)}")
@@ -109,7 +123,7 @@ class Forwarder:
                 if (kind, one.name) in self._published:
                     raise AlreadyExposedError(kind, one.name)
                 at = replace(target, host=str(address))
-                opened[kind, one.name] = self._open(kind, one, at, key, guest)
+                opened[kind, one.name] = self._open(kind, one, at, key, port)
         except BaseException:
             for published in opened.values():
                 self._close(published)
@@ -118,7 +132,7 @@ class Forwarder:
         self.changed(len(self._published))
         first, last = (replace(pairs[end][1], host=str(address)) for end in (0, -1))
         target_text = f"{first} to {last}" if len(pairs) > 1 else str(first)
-        log.info("%s %s leads to %s", kind, local, target_text)
+        log.info("%s %s leads to %s", kind, one_line(local), one_line(target_text))
 
     async def unexpose(
         self, local: str, protocol: str = Protocol.TCP, caller: str | None = None
@@ -143,7 +157,7 @@ class Forwarder:
         for key in keys:
             self._close(self._published.pop(key))
         self.changed(len(self._published))
-        log.info("%s %s leads nowhere any more", kind, local)
+        log.info("%s %s leads nowhere any more", kind, one_line(local))
 
     def all(self) -> list[dict[str, str]]:
         """Return what is published, by local address, as the API shows it."""
@@ -186,21 +200,30 @@ class Forwarder:
         local: Local,
         remote: Remote,
         key: "SSHKey | None",
-        guest: IPv4Address | None,
+        owner: Port | None,
     ) -> _Published:
-        if not self._quota.take(guest):
-            count = self._quota.held(guest) if guest else self._quota.used
+        if not self._quota.has_room(owner):
+            self._drop_deserted()
+        if not self._quota.take(owner):
+            count = self._quota.held(owner) if owner else self._quota.used
             raise ListenError(f"cannot listen on {local.name}: {count} are published")
         try:
-            listener = self._listeners.open(kind, local, remote, key)
+            listener = self._listeners.open(kind, local, remote, key, owner)
         except BaseException:
-            self._quota.give(guest)
+            self._quota.give(owner)
             raise
-        return _Published(remote, listener, guest)
+        return _Published(remote, listener, owner)
 
     def _close(self, published: _Published) -> None:
         published.listener.close()
-        self._quota.give(published.guest)
+        self._quota.give(published.owner)
+
+    def _drop_deserted(self) -> None:
+        """Take back what guests have published that have gone."""
+        for key, published in list(self._published.items()):
+            if published.owner is not None and not published.owner.attached:
+                self._close(self._published.pop(key))
+        self.changed(len(self._published))
 
     def _close_listeners(self, *, udp: bool) -> None:
         for (kind, _), published in self._published.items():

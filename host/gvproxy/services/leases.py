@@ -85,15 +85,12 @@ class LeaseTable:
         for address in (own.address if own is not None else 0, wanted):
             if self.available(address, key, mac, now, guest):
                 return address
-        if self._has_room(guest, now):
-            while self._next < self._end:
-                address = self._next
-                if address not in self._by_address and self.available(
-                    address, key, mac, now, guest
-                ):
-                    return address
-                self._next += 1
-            self._next = self._first  # for whoever was seen to use one may have left
+        for _ in range(2):
+            free = self._free(key, mac, now, guest)
+            if free is not None:
+                return free
+            if not self._drop_deserted(now):
+                break
         expired = self._oldest_expired(mac, guest, now)
         if expired is None:
             self._quota.refused += 1
@@ -170,13 +167,27 @@ class LeaseTable:
             if self._by_name.get(lease.name) is lease:
                 del self._by_name[lease.name]
 
-    def _has_room(self, guest: Port | None, now: float) -> bool:
-        quota = self._quota
-        if not quota.has_room(guest) and quota.may_search(now):
+    def _free(self, key: bytes, mac: bytes, now: float, guest: Port | None) -> int | None:
+        """Return the first address without a binding, if the guest may have one more."""
+        if self._quota.has_room(guest):
+            while self._next < self._end:
+                address = self._next
+                if address not in self._by_address and self.available(
+                    address, key, mac, now, guest
+                ):
+                    return address
+                self._next += 1
+            self._next = self._first  # for whoever was seen to use one may have left
+        return None
+
+    def _drop_deserted(self, now: float) -> bool:
+        """Forget the leases of guests that have gone, who may ask again; False for none."""
+        count = len(self)
+        if self._quota.may_search(now):
             for lease in list(self._by_address.values()):
                 if lease.guest is not None and not lease.guest.attached:
-                    self._drop(lease)  # it has gone, and may ask again
-        return quota.has_room(guest)
+                    self._drop(lease)
+        return len(self) < count
 
     def _may_take(self, lease: Lease, mac: bytes, guest: Port | None, now: float) -> bool:
         """Tell whether a guest may have another's place: it has run out, and nobody else uses it.

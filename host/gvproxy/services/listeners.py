@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
 from gvproxy.errors import BadRemoteError, ListenError, NotSupportedError
+from gvproxy.limits import Quota
 from gvproxy.ports.acceptor import Acceptor
 from gvproxy.sandbox import Explain, unconfined
 from gvproxy.sandbox.files import Use
 from gvproxy.services import background, forwards, udpforward
 from gvproxy.services.forwards import Local, Remote, SshRemote
 from gvproxy.services.udpforward import UdpForward
+from gvproxy.stack.port import Port
 from gvproxy.virtual import VirtualNetwork
 from taplink import endpoint
 from taplink.endpoint import EndpointError
@@ -49,7 +51,11 @@ class Listener(Protocol):
 class Listeners:
     """Opens listeners on the host for one virtual network."""
 
-    def __init__(self, loop: AbstractEventLoop, network: VirtualNetwork, dial: Dial) -> None:
+    def __init__(
+        self, loop: AbstractEventLoop, network: VirtualNetwork, dial: Dial, clients: Quota
+    ) -> None:
+        """`clients` is of those of UDP ports."""
+        self._clients = clients
         self._loop = loop
         self._network = network
         self._dial = dial
@@ -71,16 +77,24 @@ class Listeners:
             raise BadRemoteError(f"key {remote.key} cannot be read: {reason(error)}") from None
 
     def open(
-        self, protocol: forwards.Protocol, local: Local, remote: Remote, key: "SSHKey | None"
+        self,
+        protocol: forwards.Protocol,
+        local: Local,
+        remote: Remote,
+        key: "SSHKey | None",
+        owner: Port | None,
     ) -> Listener:
-        """Publish one remote, whose host is an address; raises ForwarderError."""
+        """Publish one remote, whose host is an address; raises ForwarderError.
+
+        `owner` is the guest that asks for it, None for the host.
+        """
         match protocol:
             case forwards.Protocol.TCP:
                 return Acceptor(self._loop, _open_port(local, _listen), self._dialler(remote))
             case forwards.Protocol.UDP:
                 sock = _open_port(local, udpforward.listen)
                 guest = remote.host, remote.port
-                return UdpForward(self._loop, self._network, sock, guest)
+                return UdpForward(self._loop, self._network, sock, guest, self._clients, owner)
             case forwards.Protocol.UNIX if isinstance(remote, SshRemote):
                 return self._open_tunnel(local.name, remote, key)
             case forwards.Protocol.UNIX:

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from secrets import randbits
 
 from gvproxy.complaint import Complaint
-from gvproxy.limits import Owner, Quota
+from gvproxy.limits import Quota
 from gvproxy.services import dnsmessage
 from gvproxy.services.dnsmessage import Query, Rcode
 from gvproxy.services.resolvconf import ResolvConf
+from gvproxy.stack.port import Port
 from taplink.text import reason
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class _Pending:
     query: Query
     message: bytes
     answer: Answer
-    owner: Owner
+    owner: Port | None
     servers: tuple[tuple[str, int], ...]
     ident: int = 0
     sock: socket.socket | None = None
@@ -92,13 +93,15 @@ class Resolver:
         return len(self._pending)
 
     def forward(
-        self, query: Query, message: bytes, answer: Answer, now: float, owner: Owner = None
+        self, query: Query, message: bytes, answer: Answer, now: float, owner: Port | None = None
     ) -> None:
         """Ask the host's name servers; `answer` gets theirs, or a SERVFAIL.
 
         `message` is the query as it came; `now` is in seconds of the loop's clock; `owner` is the
         guest that asks.
         """
+        if not self._quota.has_room(owner):
+            self._drop_deserted(now)
         if not self._quota.has_room(owner):
             self._quota.refused += 1
             self.counters.refused += 1
@@ -156,6 +159,13 @@ class Resolver:
             sock.close()
             raise
         return sock
+
+    def _drop_deserted(self, now: float) -> None:
+        """Give up the queries of guests that have gone, or come back since."""
+        if self._quota.may_search(now):
+            for pending in list(self._pending):
+                if pending.owner is not None and not pending.owner.attached:
+                    self._release(pending)
 
     def _next(self, pending: _Pending, why: str, now: float) -> None:
         self._release(pending)

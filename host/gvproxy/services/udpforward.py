@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from gvproxy.complaint import Complaint
 from gvproxy.flows.table import MappingTable
-from gvproxy.limits import Limit, Owner, Quota
+from gvproxy.limits import Owner, Quota
+from gvproxy.stack.port import Port
 from gvproxy.virtual import VirtualNetwork
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ IDLE_TIMEOUT = 90.0
 """Seconds until a silent client is forgotten, as in Go's gvproxy (UDPConnTrackTimeout)."""
 SWEEP_INTERVAL = 10.0
 MAX_CLIENTS = 1024
+"""Of one port."""
 READS_PER_WAKEUP = 64
 _MAX_DATAGRAM = 65535
 _ANCILLARY = socket.CMSG_SPACE(20) if hasattr(socket, "CMSG_SPACE") else 0
@@ -85,14 +87,21 @@ class UdpForward:
         network: VirtualNetwork,
         sock: socket.socket,
         guest: tuple[str, int],
+        quota: Quota,
+        owner: Port | None = None,
     ) -> None:
-        """`sock` is one of `listen`; `guest` is where it leads, address and port."""
+        """`sock` is one of `listen`; `guest` is where it leads, address and port.
+
+        `quota` is of the clients of all ports; `owner` is the guest that has published this one.
+        """
         self.sock = sock
         self.guest = guest
         self._loop = loop
         self._network = network
+        self._quota = quota
+        self._owner = owner
         self._clients: MappingTable[tuple[object, ...], _Client] = MappingTable(
-            loop, Quota(Limit(MAX_CLIENTS, MAX_CLIENTS)), SWEEP_INTERVAL
+            loop, quota, SWEEP_INTERVAL
         )
         self._complaint = Complaint(log)
         loop.add_reader(sock.fileno(), self._readable)
@@ -122,16 +131,22 @@ class UdpForward:
             if not self._bind(client):
                 self._complaint.make(now, "a datagram is lost: the gateway has no port left")
                 return
-            self._clients.add(key, client, now)
+            self._clients.add(key, client, now, self._owner)
         client.transport.sendto(payload, self.guest)
 
     def _bind(self, client: "_Client") -> bool:
         """Give a client a port, in place of its forward's oldest client where there is none."""
+        clients, quota, owner = self._clients, self._quota, self._owner
+        if len(clients) >= MAX_CLIENTS or not quota.has_room(owner):
+            clients.evict(owner)
+        if not quota.has_room(owner):
+            quota.refused += 1
+            return False
         for _ in range(2):
             try:
                 client.transport = self._network.bind(client)
             except OSError:
-                if not self._clients.evict():
+                if not clients.evict(owner):
                     return False
             else:
                 return True

@@ -22,6 +22,8 @@ from gvproxy.wire import icmp, ipv4, tcp
 from gvproxy.wire.checksum import ones_sum, pseudo_header, valid
 
 EPHEMERAL = range(32768, 61000)  # Linux: ip_local_port_range
+MAX_DROPS = 500
+"""Connections of guests that have gone that are ended at a time, which takes some 20 ms."""
 
 
 class TcpHandler(Protocol):
@@ -91,12 +93,15 @@ class Connections:
         if self.find.get(path.key) is connection:
             del self.find[path.key]
         self.handshake_done(connection)  # or never will be
-        self._quota.give(path.owner)
-        if not self._quota.held(path.owner):
-            self._memories.pop(path.owner, None)
+        self._give(path.owner)
         if self._waiting and path.station is not None:
             self._waiting.get(path.station.port.number, {}).pop(connection, None)
         self._schedule.forget(connection)
+
+    def _give(self, owner: Port | None) -> None:
+        self._quota.give(owner)
+        if not self._quota.held(owner):
+            self._memories.pop(owner, None)
 
     def wait_for_path(self, connection: Connection) -> None:
         station = _path(connection).station
@@ -232,7 +237,7 @@ class Connections:
 
     def _admit(self, owner: Port, now: float) -> bool:
         """Tell whether a guest may open another connection; from here on it holds it."""
-        if not self._quota.has_room(owner):
+        if not (self._quota.has_room(owner) and self._half_open_quota.has_room(owner)):
             self._drop_deserted(now)
         if not self._quota.take(owner):
             return False
@@ -242,12 +247,34 @@ class Connections:
         return True
 
     def _drop_deserted(self, now: float) -> None:
-        """End the connections of guests that have gone; those wait for them to come back."""
-        if self._quota.may_search(now):
-            for connection in list(self.find.values()):
-                station = _path(connection).station
-                if station is not None and not station.port.attached:
-                    calls.abort(connection, now)
+        """End the connections of guests that have gone; those wait for them to come back.
+
+        What a guest finds again that has come back is its own as far as it has room for it.
+        """
+        if not self._quota.may_search(now):
+            return
+        dropped = 0
+        for connection in list(self.find.values()):
+            path = _path(connection)
+            if path.owner is None or path.owner.attached:
+                continue
+            assert path.station is not None  # it has an owner
+            port, half_open = path.station.port, connection in self._half_open
+            if port.attached and not half_open and self._quota.has_room(port):
+                self._move(connection, port)
+            elif dropped < MAX_DROPS:
+                dropped += 1
+                calls.abort(connection, now)
+
+    def _move(self, connection: Connection, owner: Port) -> None:
+        """Have a connection be another port's, and what it keeps."""
+        path, kept = _path(connection), output.kept(connection)
+        connection.memory.keep(-kept)
+        self._give(path.owner)
+        self._quota.hold(owner)
+        path.owner = owner
+        connection.memory = self._memory(owner)
+        connection.memory.keep(kept)
 
     def _memory(self, owner: Port | None) -> Memory:
         memory = self._memories.get(owner)
@@ -285,6 +312,16 @@ class Connections:
         return connection
 
     # What flows and services call
+
+    def outlive(self, owner: Port | None, count: int) -> None:
+        """Have a guest hold a connection on that is over, with `count` bytes it has left behind."""
+        self._quota.hold(owner)
+        self._memory(owner).keep(count)
+
+    def give_back(self, owner: Port | None, count: int) -> None:
+        """Take that back."""
+        self._memory(owner).keep(-count)
+        self._give(owner)
 
     def open(self, user: User, destination: bytes, port: int, now: float) -> Connection:
         """Open a connection from the gateway to a guest; raises OSError where it cannot be."""

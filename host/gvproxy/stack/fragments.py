@@ -73,6 +73,11 @@ class Reassembler:
             return b"".join(packet.pieces[start] for start in sorted(packet.pieces))
         return None
 
+    def leave(self, owner: Owner) -> None:
+        """Give up what a guest has not sent the rest of."""
+        for key in [key for key in self._packets if key[0] == owner]:
+            self._drop(key)
+
     def _expire(self, now: float) -> None:
         # Deadlines are in order of insertion.
         while self._packets:

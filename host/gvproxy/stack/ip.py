@@ -7,7 +7,7 @@ from itertools import count
 from gvproxy.limits import Quota
 from gvproxy.stack.fragments import Reassembler
 from gvproxy.stack.neighbours import Neighbours
-from gvproxy.stack.port import StackConfig, StackCounters, Station
+from gvproxy.stack.port import Port, StackConfig, StackCounters, Station
 from gvproxy.wire import ethernet, icmp, ipv4
 from gvproxy.wire.checksum import ones_sum, valid
 from taplink import vnet
@@ -93,6 +93,10 @@ class Ip:
         self.forward_echo: EchoHandler | None = None
 
     # In
+
+    def leave(self, port: Port) -> None:
+        """Keep nothing of a port that goes."""
+        self._reassembler.leave(port)
 
     def receive(
         self, station: Station, packet: memoryview, meta: bytes, to_us: bool, now: float

@@ -73,8 +73,8 @@ class Neighbours:
         if not quota.has_room(owner) and quota.may_search(now):
             for other, station in list(self._stations.items()):
                 known = self._switch.stations.get(station.mac) is station
-                if not (known and station.port.attached):
-                    self._forget(other)
+                if not (known and self._owners[other].attached):
+                    self._forget(other)  # it has gone; who has come back since is asked again
         if not quota.has_room(owner) and address in self._resolutions:
             # We have asked for it.  Another of the guest's is asked for when it is needed.
             mine = (other for other, holder in self._owners.items() if holder is owner)

@@ -65,8 +65,10 @@ class Sessions:
         """Have `leave` take what `station` sends with `key`: both addresses and both ports."""
         owner = station.port
         self._forget(key)
+        if not owner.attached:  # detached amid a batch of its own
+            return
         if not self._quota.has_room(owner):
-            self._clear(owner)
+            self.leave(owner)
         if not self._quota.take(owner):
             return
         eth_in = ethernet.HEADER.pack(self._mac, station.mac, ethernet.TYPE_IPV4)
@@ -78,7 +80,8 @@ class Sessions:
         for key in list(self._known):
             self._forget(key)
 
-    def _clear(self, owner: Port) -> None:
+    def leave(self, owner: Port) -> None:
+        """Forget those of a guest."""
         for key in [key for key, session in self._known.items() if session.owner is owner]:
             self._forget(key)
 

@@ -75,6 +75,8 @@ class Stack:
         self.switch.detach(port)
         if self.guard is not None:
             self.guard.detach(port)
+        self.udp.sessions.leave(port)
+        self.ip.leave(port)
         self.port_ready(port, now)
 
     def user(self, address: bytes) -> bytes | None:

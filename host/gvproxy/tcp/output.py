@@ -318,6 +318,12 @@ def reset(c: Connection) -> None:
     c.path.send(seq & MASK, c.rcv_nxt & MASK, wire.RST | wire.ACK, 0, b"", b"", c.mss)
 
 
+def kept(c: Connection) -> int:
+    """Return how many bytes a connection keeps of its guest's memory."""
+    early = c.early.size if c.early else 0
+    return max(c.out.end - max(c.snd_una, c.iss + 1), 0) + c.rcv_held + early
+
+
 def close(c: Connection, end: End, now: float) -> None:
     """Enter CLOSED: nothing is kept, and the user is told once."""
     if c.state is CLOSED:
@@ -326,9 +332,7 @@ def close(c: Connection, end: End, now: float) -> None:
     c.disarm()
     c.ack = NO_ACK
     c.ack_at = inf
-    early = c.early.size if c.early else 0
-    sent = max(c.out.end - max(c.snd_una, c.iss + 1), 0)
-    c.memory.keep(-(sent + c.rcv_held + early))
+    c.memory.keep(-kept(c))
     c.rcv_held = 0
     c.out.clear()
     c.flight.clear()

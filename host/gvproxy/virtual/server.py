@@ -6,6 +6,7 @@ from types import TracebackType
 
 from gvproxy.limits import Quota
 from gvproxy.stack.path import TcpPath
+from gvproxy.stack.port import Port
 from gvproxy.stack.stack import Stack
 from gvproxy.tcp import calls
 from gvproxy.tcp.connection import Connection
@@ -46,6 +47,8 @@ class VirtualServer:
         stack.connections.listeners[where] = self._offered
 
     def _offered(self, connection: Connection, path: TcpPath, now: float) -> None:
+        if not self._quota.has_room(path.owner):
+            self._drop_deserted()
         if not self._quota.take(path.owner):
             self._stack.counters.connections_refused += 1
             calls.drop(connection, now)  # its SYN comes again
@@ -55,6 +58,13 @@ class VirtualServer:
         connection.user = transport
         self._members.transports.add(transport)
         calls.accept(connection, now)
+
+    def _drop_deserted(self) -> None:
+        """Reset the connections of guests that have gone, or come back: those have others."""
+        for transport in list(self._members.transports):
+            owner: Port | None = transport.get_extra_info("guest")
+            if owner is not None and not owner.attached:
+                transport.abort()
 
     def _gone(self, transport: VirtualTransport) -> None:
         self._quota.give(transport.get_extra_info("guest"))

@@ -153,6 +153,7 @@ async def _calls(messages: Case, caller: str | None) -> None:
             method="POST" if body else "GET",
             path=path.decode("latin-1"),
             remote=caller or "",
+            transport=None,
             read=_reader(body[: api.MAX_BODY]),
         )
         with within():

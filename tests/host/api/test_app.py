@@ -529,6 +529,6 @@ def test_a_guest_is_who_its_connection_says() -> None:
         headers = {"X-Forwarded-For": "192.168.127.9", "Forwarded": "for=192.168.127.9"}
         async with TestClient(server, headers=headers) as client:
             await client.post(EXPOSE, json={"local": ":1", "remote": ":2"})
-        assert published.calls == [(":1", ":2", "tcp", "127.0.0.1")]
+        assert published.calls == [(":1", ":2", "tcp", "127.0.0.1", None)]
 
     asyncio.run(run())

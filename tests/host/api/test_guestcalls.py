@@ -128,6 +128,16 @@ def test_a_guest_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None
     assert len(caplog.messages) == guestcalls.BURST
 
 
+def test_a_guest_with_many_addresses_is_one_guest(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = object()
+    monkeypatch.setattr(guestcalls, "behind", lambda request: guest)
+    addresses = iter(range(100))
+    monkeypatch.setattr(web.BaseRequest, "remote", property(lambda self: str(next(addresses))))
+    test_a_guest_does_not_fill_the_log(caplog)
+
+
 def test_addresses_without_end_take_no_memory() -> None:
     calls = GuestCalls(asyncio.new_event_loop(), lambda name: True)
     for number in range(10 * guestcalls.MAX_GUESTS):

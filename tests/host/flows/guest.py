@@ -161,8 +161,8 @@ class Guest:
         )
         as_loop = loop.as_loop()
         self.tcp = TcpFlows(self.host, as_loop, destinations, CONNECT_TIMEOUT, tcp_limit)
-        self.udp = UdpFlows(self.host, as_loop, destinations, self.quotas.udp_mappings)
-        self.echo = EchoFlows(self.host, as_loop, destinations, self.quotas.pings)
+        self.udp = UdpFlows(self.host, as_loop, destinations, self.quotas)
+        self.echo = EchoFlows(self.host, as_loop, destinations, self.quotas)
 
     def _stack(self, address: bytes, mac: bytes, mask: int, quotas: Quotas | None = None) -> Stack:
         network = int.from_bytes(address, "big") & mask

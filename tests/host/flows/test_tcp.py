@@ -531,6 +531,38 @@ def test_a_connection_that_is_over_drains_and_closes(guest: Guest, server: socke
         assert outside.recv(1) == b""
 
 
+def test_what_a_connection_leaves_behind_is_still_its_guests(
+    guest: Guest, server: socket.socket
+) -> None:
+    """An outside that reads nothing has the guest end one connection after the other."""
+    sock, outside = open_pair(guest, server)
+    with outside:
+        (flow,) = guest.tcp.open
+        for one in (outside, flow._sock):
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        outside.shutdown(socket.SHUT_WR)
+        guest.loop.until(lambda: "eof" in sock.told)
+        fill(guest, sock)
+        sock.send(LARGE[:800_000])
+        sock.shutdown()
+        guest.loop.until(lambda: sock.told[-1] == "DONE")
+        guest.tick(10)
+        assert not guest.host.connections.find
+        assert guest.quotas.connections.held(guest.host_port) == 1
+        waiting = len(b"".join(flow._pending or ()))
+        assert guest.host.connections.buffered.used == waiting
+        guest.tick(module.STALLED - 20)
+        while len(b"".join(flow._pending or ())) == waiting:
+            receive(guest, outside, 1)
+            guest.loop.run()
+        guest.tick(module.STALLED - 1)
+        assert guest.tcp.open, "the outside has taken something"
+        guest.tick(1)
+        assert not guest.tcp.open
+    assert guest.quotas.connections.used == guest.host.connections.buffered.used == 0
+
+
 def test_a_reset_while_something_is_kept(guest: Guest, server: socket.socket) -> None:
     sock, outside = open_pair(guest, server)
     fill(guest, sock)

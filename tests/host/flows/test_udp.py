@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import itertools
 import logging
 import random
 import socket
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import uvloop
 
-from gvproxy.flows import errqueue, runs, udp
+from gvproxy.flows import errqueue, runs, table, udp
 from gvproxy.flows import mapping as mapping_module
 from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.errqueue import NetworkError
@@ -147,6 +148,37 @@ def test_peers_of_a_mapping_are_bounded(
         last.sendto(b"last", source)
         guest.loop.until(lambda: got)
     assert [payload for _, _, payload in got] == [b"last"]
+
+
+def test_peers_of_all_mappings_are_bounded(
+    loop: ManualLoop, peer: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest with many ports that sends to a million addresses; each port has its last one."""
+    guest = Guest(loop, limits=Limits(peers=Limit(12, 10)))
+    hosts = itertools.count(2)
+    monkeypatch.setattr(Destinations, "resolve", lambda *_: f"127.0.0.{next(hosts)}")
+    for number_ in range(100):
+        guest.send_to(HOST, number(peer), b"x", PORT + number_ % 16)
+        guest.loop.run()
+    assert guest.quotas.peers.used == 16
+    guest.close()
+    assert guest.quotas.peers.used == 0
+
+
+def test_many_mappings_do_not_end_in_one_turn(
+    loop: ManualLoop, guest: Guest, peer: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "MAX_ENDS", 4)
+    for number_ in range(10):
+        guest.send_to(HOST, number(peer), b"x", PORT + number_)
+    loop.run()
+    loop.now += udp.IDLE_TIMEOUT + udp.SWEEP_INTERVAL
+    loop.advance(0)
+    left = [len(guest.udp.mappings)]
+    while left[-1]:
+        loop.advance(table.ENDS_PAUSE)
+        left.append(len(guest.udp.mappings))
+    assert left == [6, 2, 0]
 
 
 def test_closed_addresses_are_prohibited(guest: Guest) -> None:
@@ -306,7 +338,7 @@ def test_errors_wake_the_loop_every_time(
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        flows = UdpFlows(guest.host, loop, guest.udp._destinations, Quotas().udp_mappings)
+        flows = UdpFlows(guest.host, loop, guest.udp._destinations, Quotas())
         happened = asyncio.Event()
         send_error, send = guest.host.ip.send_error, guest.host.udp.send
         errors: list[int] = []
@@ -354,7 +386,7 @@ def test_answers_arrive_between_errors(
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        flows = UdpFlows(guest.host, loop, guest.udp._destinations, Quotas().udp_mappings)
+        flows = UdpFlows(guest.host, loop, guest.udp._destinations, Quotas())
         try:
             for number_sent in range(1, 31):
                 for port in (closed_port, number(peer), closed_port, closed_port):
@@ -466,7 +498,9 @@ def test_a_guests_mappings_make_room_for_its_own(loop: ManualLoop, peer: socket.
     guest.send_to(HOST, number(peer), b"x", 1)
     loop.run()
     for port in range(20):
-        entry = UdpMapping(loop.as_loop(), guest.host.udp, guest.station, (MAC, OUTSIDE, port))
+        entry = UdpMapping(
+            loop.as_loop(), guest.host.udp, guest.station, (MAC, OUTSIDE, port), Quotas().peers
+        )
         mappings.add((MAC, OUTSIDE, port), entry, loop.now, "greedy")
     assert guest.quotas.udp_mappings.held("greedy") == 4
     assert mappings.use((MAC, GUEST, 1), loop.now) is not None

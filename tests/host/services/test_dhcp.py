@@ -291,6 +291,20 @@ def test_leases_of_a_guest_that_went_make_room() -> None:
     assert (client.quota.held(gone), client.quota.held(other)) == (0, 3)
 
 
+def test_a_guest_that_comes_again_and_again_leaves_addresses_to_others(client: Client) -> None:
+    """A pool may be smaller than the limit of all leases."""
+    for life in range(5):
+        port = Port()
+        port.attached = True
+        client.sender = Station(mac(1), port, 0.0)
+        for number in range(LEASES_OF_ONE):
+            client.ask(DISCOVER, 1, identifier=b"\xff%d-%d" % (life, number))
+        port.attached = False
+        client.now += 2
+    client.sender = sender(2, port=1)
+    assert client.ask(DISCOVER, 2) is not None
+
+
 # REQUEST (RFC 2131 §4.3.2)
 
 

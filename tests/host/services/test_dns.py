@@ -11,11 +11,12 @@ import pytest
 import uvloop
 from dnslib import EDNS0, QTYPE, RCODE, RR, A, DNSRecord
 
-from gvproxy.limits import Limit, Quota
+from gvproxy.limits import SEARCH_INTERVAL, Limit, Quota
 from gvproxy.services.dns import DnsServer
 from gvproxy.services.followed import CHECK_INTERVAL
 from gvproxy.services.resolvconf import ResolvConf
 from gvproxy.services.resolver import TIMEOUT, Resolver
+from tests.host.stack.bench import Port
 from tests.lab.limits import no_descriptors
 from tests.manual_loop import ManualLoop
 
@@ -396,13 +397,32 @@ def test_a_hung_server_delays_its_own_queries_only(bench: Bench) -> None:
     assert bench.rcodes() == ["NOERROR"] + ["SERVFAIL"] * len(hung)
 
 
+def test_queries_of_a_guest_that_went_make_room(bench: Bench) -> None:
+    bench.make(limit=10)
+    for _ in range(5):
+        guest = Port()
+        guest.attached = True
+        for _ in range(8):
+            bench.server.handle(question(), bench.replies.append, now=bench.loop.now, owner=guest)
+        guest.attached = False
+        bench.loop.now += 0.01
+    refused = len(bench.replies)
+    bench.loop.now += SEARCH_INTERVAL
+    bench.server.handle(question(), bench.replies.append, now=bench.loop.now, owner=Port())
+    assert len(bench.replies) == refused, "it waits for its answer"
+    assert bench.resolver._quota.used == len(bench.resolver)
+    bench.resolver.close()
+
+
 def test_one_guest_leaves_room_for_the_queries_of_others(bench: Bench) -> None:
     bench.make(limit=10)
+    greedy = Port()
+    greedy.attached = True
     for _ in range(20):
-        bench.server.handle(question(), bench.replies.append, now=bench.loop.now, owner="greedy")
+        bench.server.handle(question(), bench.replies.append, now=bench.loop.now, owner=greedy)
     refused = bench.rcodes()
     assert refused == ["SERVFAIL"] * 11
-    bench.server.handle(question(), bench.replies.append, now=bench.loop.now, owner="other")
+    bench.server.handle(question(), bench.replies.append, now=bench.loop.now, owner=Port())
     assert bench.rcodes() == refused, "it waits for its answer"
     bench.loop.advance(30)
     assert bench.resolver._quota.used == 0

@@ -319,3 +319,24 @@ def test_the_end_does_not_wait_for_a_server(tmp_path: Path) -> None:
         await asked.wait()
 
     run(tmp_path / "s", scenario, never)
+
+
+def test_many_queries_at_once_leave_the_loop_to_others(tmp_path: Path) -> None:
+    """A segment has room for thousands of them."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def scenario(client: Client) -> None:
+        running = asyncio.create_task(others())
+        client.send(*(query("gateway.containers.internal", number) for number in range(500)))
+        for number in range(500):
+            assert (await client.receive()).header.id == number
+        running.cancel()
+
+    run(tmp_path / "dns", scenario)
+    assert turns >= 500

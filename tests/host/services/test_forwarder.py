@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from gvproxy import errors
+from gvproxy.limits import Limit
 from tests.host.forwarding import GUEST, make_forwarder
+from tests.host.stack.bench import Port
 from tests.manual_loop import ManualLoop
 
 PACKED = bytes((192, 168, 127, 2))
@@ -29,6 +31,8 @@ class Bench:
             "www.example": ["203.0.113.7"],
         }
         self.forwarder = make_forwarder(self.loop.as_loop(), self.dial, names=names, limit=1010)
+        self.guest = Port()  # that calls
+        self.guest.attached = True
 
     def dial(self, sock: socket.socket, address: bytes, port: int) -> None:
         self.dialled.append((sock, address, port))
@@ -36,7 +40,8 @@ class Bench:
     def expose(
         self, local: str, remote: str, protocol: str = "tcp", caller: str | None = None
     ) -> None:
-        asyncio.run(self.forwarder.expose(local, remote, protocol, caller))
+        port = self.guest if caller else None
+        asyncio.run(self.forwarder.expose(local, remote, protocol, caller, port))
 
     def unexpose(self, local: str, protocol: str = "tcp", caller: str | None = None) -> None:
         asyncio.run(self.forwarder.unexpose(local, protocol, caller))
@@ -443,3 +448,35 @@ def test_taking_back_what_is_not_published(bench: Bench, port: int) -> None:
     with pytest.raises(errors.UnknownProtocolError):
         bench.unexpose(f"127.0.0.1:{port}", "sctp")
     assert len(bench.forwarder.all()) == 1
+
+
+@pytest.mark.parametrize("local", ["[::1]:{0}", "127.0.0.2:{0}", ":{0}"])
+def test_a_guest_does_not_stand_in_for_the_api(bench: Bench, port: int, local: str) -> None:
+    """Who means to call the daemon, with a token, gets there first by another address."""
+    bench.forwarder.own_ports = [port]
+    with pytest.raises(errors.ForbiddenError, match=str(port)):
+        bench.expose(local.format(port), ":80", caller=GUEST)
+    with pytest.raises(errors.ForbiddenError, match=str(port)):
+        bench.expose(f"127.0.0.2:{port - 2}-{port}", ":80-82", caller=GUEST)
+    bench.expose(f"127.0.0.2:{port}", ":80", "udp", caller=GUEST)
+    bench.expose(f"127.0.0.2:{port}", f"{GUEST}:80")  # the host's user may
+
+
+def test_a_guest_with_many_addresses_has_one_guests_ports(bench: Bench) -> None:
+    bench.forwarder._quota.limit = Limit(10, 4)
+    first, *others = consecutive(5)
+    for number in range(4):
+        bench.expose(f"127.0.0.1:{first + number}", ":80", caller=f"192.168.127.{10 + number}")
+    with pytest.raises(errors.ListenError, match="4 are published"):
+        bench.expose(f"127.0.0.1:{others[-1]}", ":80", caller="192.168.127.20")
+
+
+def test_what_a_guest_has_published_that_went_makes_room(bench: Bench) -> None:
+    bench.forwarder._quota.limit = Limit(10, 4)
+    first, *others = consecutive(5)
+    bench.expose(f"127.0.0.1:{first}-{others[2]}", ":80-83", caller=GUEST)
+    bench.guest.attached = False
+    assert len(bench.forwarder.all()) == 4, "it may come back"
+    bench.expose(f"127.0.0.1:{others[3]}", ":80", caller=GUEST)
+    assert [one["local"] for one in bench.forwarder.all()] == [f"127.0.0.1:{others[3]}"]
+    assert bench.forwarder._quota.used == 1

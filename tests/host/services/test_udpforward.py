@@ -11,7 +11,7 @@ from gvproxy.limits import Limit, Quota
 from gvproxy.services import udpforward
 from gvproxy.services.udpforward import IDLE_TIMEOUT, MAX_CLIENTS, UdpForward
 from gvproxy.virtual import VirtualNetwork
-from tests.host.flows.guest import GATEWAY, GUEST, Guest
+from tests.host.flows.guest import GATEWAY, GUEST, Cable, Guest
 from tests.manual_loop import ManualLoop
 
 PORT = 5300
@@ -26,8 +26,11 @@ class Bench:
         self.network = VirtualNetwork(self.guest.host, self.loop.as_loop())
         sock = udpforward.listen(host, 0)
         self.port: int = sock.getsockname()[1]
+        self.owner = Cable(self.loop, self.guest.host)
+        self.quota = Quota(Limit(16, 8))
+        target = socket.inet_ntoa(GUEST), PORT
         self.forward = UdpForward(
-            self.loop.as_loop(), self.network, sock, (socket.inet_ntoa(GUEST), PORT)
+            self.loop.as_loop(), self.network, sock, target, self.quota, self.owner
         )
         self.got = self.guest.bind(PORT)
 
@@ -48,6 +51,7 @@ class Bench:
         self.forward.close()
         self.loop.run()
         assert not self.network._endpoints
+        assert not self.quota.used
         self.network.close()
         self.guest.close()
 
@@ -152,6 +156,33 @@ def test_the_client_unused_for_longest_makes_room(
         assert len(bench.network._endpoints) == 2
         assert bench.send(client, b"still there") == first_port
         assert bench.send(second, b"anew") != second_port
+
+
+def test_a_guests_ports_leave_room_for_anothers_clients(
+    bench: Bench, client: socket.socket
+) -> None:
+    """It has published many, and sends to all of them itself."""
+    forwards = [bench.forward]
+    for _ in range(20):
+        sock = udpforward.listen("127.0.0.1", 0)
+        forwards.append(
+            UdpForward(
+                bench.loop.as_loop(),
+                bench.network,
+                sock,
+                bench.forward.guest,
+                bench.quota,
+                bench.owner,
+            )
+        )
+        client.sendto(b"x", sock.getsockname())
+        bench.loop.run()
+    assert bench.quota.held(bench.owner) == bench.quota.used == len(bench.got) == 8
+    bench.forward._owner = Cable(bench.loop, bench.guest.host)
+    bench.send(client, b"from the other guest's")
+    assert bench.quota.used == 9
+    for one in forwards[1:]:
+        one.close()
 
 
 def test_with_no_port_left_a_forward_s_own_oldest_client_makes_room(

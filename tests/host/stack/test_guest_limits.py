@@ -63,6 +63,70 @@ def test_connections_of_a_guest_that_went_make_room(pair: tuple[Bench, Port]) ->
     assert bench.quotas.connections.used == len(bench.stack.connections.find) == 8
 
 
+def plug_in_again(bench: Bench) -> None:
+    """Have the first guest leave, and come back with the same MAC address."""
+    bench.stack.detach(bench.port, bench.now)
+    bench.port = bench.attach()
+    bench.meet()
+    bench.sent()
+    bench.now += 2
+
+
+def test_connections_of_a_guest_that_comes_back_are_its_own(pair: tuple[Bench, Port]) -> None:
+    """Each time it finds others to open, as if the earlier ones were another's."""
+    bench, other = pair
+    number, peers = 0, []
+    for _ in range(5):
+        while bench.quotas.connections.has_room(bench.port):
+            number += 1
+            peers.append(Peer(bench, sport=1000 + number).connect())
+        plug_in_again(bench)
+    other.take()
+    peer = Peer(bench, source=OTHER, mac=OTHER_MAC)
+    peer.port = other
+    peer.connect()
+    quota, connections = bench.quotas.connections, bench.stack.connections
+    assert quota.held(bench.port) <= 8
+    assert quota.used == len(connections.find) == quota.held(bench.port) + 1
+    assert set(connections._memories) == {bench.port, other}
+
+
+def test_what_a_connection_keeps_comes_back_with_its_guest(pair: tuple[Bench, Port]) -> None:
+    bench, _ = pair
+    held = Peer(bench).connect()
+    held.user.received = lambda views, now: 0  # type: ignore[method-assign]
+    held.give(held.data(bytes(1000)))
+    assert bench.stack.connections.buffered.used == 1000
+    plug_in_again(bench)
+    bench.stack.connections._drop_deserted(bench.now)
+    memories = bench.stack.connections._memories
+    assert held.connection.memory is memories[bench.port]
+    assert [memory.used for memory in memories.values()] == [1000]
+    assert bench.stack.connections.buffered.used == 1000
+
+
+def test_half_open_connections_of_a_guest_that_went_make_room(pair: tuple[Bench, Port]) -> None:
+    bench, other = pair
+    for _ in range(5):
+        syns(bench, 10)
+        plug_in_again(bench)
+    other.take()
+    peer = Peer(bench, source=OTHER, mac=OTHER_MAC)
+    peer.port = other
+    peer.connect()
+
+
+def test_fragments_and_short_ways_of_a_guest_that_went(pair: tuple[Bench, Port]) -> None:
+    bench, _ = pair
+    udp_in = bench.stack.udp
+    udp_in.forward = lambda datagram, now: udp_in.remember(datagram, lambda *run: None)
+    for _ in range(5):
+        bench.give(*fragments(10), *(udp(sport=n, destination=OUTSIDE) for n in range(8)))
+        assert bench.quotas.fragmented_packets.used == bench.quotas.udp_sessions.used == 8
+        plug_in_again(bench)
+        assert bench.quotas.fragmented_packets.used == bench.quotas.udp_sessions.used == 0
+
+
 def test_memory_of_a_guest_that_reads_nothing(pair: tuple[Bench, Port]) -> None:
     bench, other = pair
     greedy = Peer(bench).connect()

@@ -145,6 +145,19 @@ def test_past_the_limit_a_guest_waits(guest: Guest, network: VirtualNetwork) -> 
     assert (len(made), waiting.told) == (3, ["established"])
 
 
+def test_connections_from_before_a_guest_came_back_make_room(
+    guest: Guest, network: VirtualNetwork
+) -> None:
+    made = serve(guest, network, max_clients=3)
+    for _ in range(4):
+        first = [guest.connect(GATEWAY, PORT) for _ in range(3)]
+        guest.loop.run()
+        assert [one.told for one in first] == [["established"]] * 3
+        guest.plug_in_again()
+        guest.loop.run()
+    assert sum(len(one.lost) for one in made) == 9
+
+
 def test_the_network_ends_its_servers(guest: Guest, network: VirtualNetwork) -> None:
     serve(guest, network)
     far = guest.connect(GATEWAY, PORT)
