@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from struct import Struct
 
+from gvproxy import heap
 from gvproxy.complaint import Complaint
 from gvproxy.limits import Limits, Use
 from gvproxy.listening import Dialect
@@ -38,6 +39,10 @@ log = logging.getLogger(__name__)
 
 OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.USO4 | Offload.USO6
 """What the stack and the switch can take unfinished from a guest, and give."""
+AWAY = 20.0
+"""Seconds that connections wait for their guest: four times the longest that an agent takes."""
+LINES = 60
+"""Of the log, for guests that come and for those that go, in a minute."""
 _UCRED = Struct("3i")  # struct ucred: process, user, group (unix(7))
 
 
@@ -61,6 +66,8 @@ class Guests:
         self._left = left
         self._departed = PortCounters()
         self._full = Complaint(log)
+        self._comings = Complaint(log, logging.INFO, LINES)
+        self._goings = Complaint(log, logging.INFO, LINES)
         self._fairness = Fairness(self._moved)
 
     @property
@@ -208,14 +215,24 @@ class Guests:
 
     def _came(self, port: GuestPort) -> None:
         offloads = format_offload(Offload(port.offload)) or "no offloads"
-        log.info("guest %d has come (%s, %s)", port.number, port.dialect, offloads)
+        text = "guest %d has come (%s, %s)"
+        self._comings.make(self._loop.time(), text, port.number, port.dialect, offloads)
         self._share_memory()
 
     def _closed(self, port: GuestPort, why: str) -> None:
-        log.info("guest %d has gone: %s", port.number, why)
+        self._goings.make(self._loop.time(), "guest %d has gone: %s", port.number, why)
         self._departed.add(port.counters)
         self._share_memory()
         self._left(port)
+        if self._stack.connections.has_any_of(port):
+            self._loop.call_later(AWAY, self._drop_deserted, port)
+
+    def _drop_deserted(self, port: GuestPort) -> None:
+        """End the connections of a guest that has not come back, some with each turn."""
+        if self._stack.connections.drop_deserted(port, self._loop.time()):
+            self._loop.call_soon(self._drop_deserted, port)
+        else:
+            heap.give_back()
 
 
 def peer_of(sock: socket.socket | Pipes) -> str:

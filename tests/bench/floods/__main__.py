@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -18,8 +19,8 @@ from tests.lab.network import temporary_folder
 from tests.lab.process import Process, ProcessError
 from tests.lab.programs import HOST, Agent, Gvproxy
 
-SETTLE = 10.0
-"""Seconds that memory may take to return."""
+SETTLE = 40.0
+"""Seconds that memory may take to return: guests that have gone are waited for (`tcp.timers`)."""
 _REFUSED = re.compile(
     "Refused|Malformed|Dropped|Failures|Errors|Invalid|Failed|Full|Limited|Paused"
 )
@@ -49,6 +50,12 @@ def _pin() -> list[str]:
         return []
     os.sched_setaffinity(0, cores[1:])
     return ["taskset", "--cpu-list", str(cores[0])]
+
+
+def _end(number: int, frame: object) -> None:
+    """Unwind, so that what was started is ended."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def _measure(guest: Namespace, seconds: float) -> Phase:
@@ -136,6 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.geteuid() != 0:
         print("make floods: needs root: type sudo make floods", file=sys.stderr)
         return 1
+    signal.signal(signal.SIGTERM, _end)
     pin = _pin()
     results = []
     with temporary_folder() as folder, make_host(folder) as host:

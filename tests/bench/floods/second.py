@@ -3,9 +3,11 @@
 A request is made every 5 ms, in turns on a connection that is kept and on a new one.  Prints JSON.
 """
 
+import ctypes
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -18,6 +20,7 @@ WARM_UP = 0.2
 TIMEOUT = 5.0
 _GET = b"GET / HTTP/1.1\r\nHost: host\r\n\r\n"
 _CHUNK = 256 << 10
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
@@ -93,6 +96,7 @@ def _requests(address: str, seconds: float) -> Figures:
 def _child(
     work: Callable[[str, float], Figures], address: str, seconds: float, results: object
 ) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         figures = work(address, seconds)
     except OSError as error:

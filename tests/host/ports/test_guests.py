@@ -10,8 +10,10 @@ import pytest
 
 from gvproxy.limits import Limits
 from gvproxy.ports.datagram import GREETING, SEARCH_INTERVAL, DatagramListener
-from gvproxy.ports.guests import Guests, peer_of
-from tests.host.stack.bench import Bench, arp
+from gvproxy.ports.guests import AWAY, LINES, Guests, peer_of
+from gvproxy.stack.connections import DROPS
+from gvproxy.wire.tcp import SYN
+from tests.host.stack.bench import OUTSIDE, Bench, arp, tcp
 from tests.manual_loop import ManualLoop
 
 
@@ -142,3 +144,56 @@ def test_guests_of_datagrams_that_have_left_make_room(
             assert come(other, "other") == [peer], "one that is there stays"
         frames.close()
     assert loop.idle
+
+
+def _with_connections(count: int) -> tuple[Bench, Guests, ManualLoop]:
+    """Return the guests of a network of which one has opened connections, and has gone."""
+    bench, loop = Bench(), ManualLoop()
+    bench.stack.connections.forward = lambda connection, path, now: None
+    attached = Guests(bench.stack, loop.as_loop(), lambda port: None)
+    here, there = socket.socketpair()
+    here.setblocking(False)
+    with there:
+        port = attached.attach_stream(here)
+        assert port is not None
+        frames = [
+            memoryview(tcp(flags=SYN, sport=1000 + n, destination=OUTSIDE)) for n in range(count)
+        ]
+        bench.stack.receive(port, frames, loop.now)
+        port.close("it goes")
+    return bench, attached, loop
+
+
+def test_connections_of_a_guest_that_has_gone_for_good_end() -> None:
+    bench, _, loop = _with_connections(DROPS + 1)
+    loop.advance(AWAY - 1)
+    assert len(bench.stack.connections.find) == DROPS + 1
+    loop.advance(1)
+    assert not bench.stack.connections.find
+    assert loop.idle
+
+
+def test_connections_of_a_guest_that_comes_back_stay() -> None:
+    bench, attached, loop = _with_connections(2)
+    here, there = socket.socketpair()
+    here.setblocking(False)
+    with there:
+        port = attached.attach_stream(here)
+        assert port is not None
+        bench.stack.receive(port, [memoryview(arp(bytes(4)))], loop.now)
+        loop.advance(AWAY)
+        assert len(bench.stack.connections.find) == 2
+        attached.close()
+
+
+def test_guests_that_come_and_leave_fill_no_log(
+    few: tuple[Guests, ManualLoop], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for _ in range(LINES + 1):
+        here, there = socket.socketpair()
+        with there:
+            port = few[0].attach_stream(here)
+            assert port is not None
+            port.close("it goes")
+    assert len(caplog.messages) == 2 * LINES
