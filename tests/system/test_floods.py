@@ -16,6 +16,7 @@ from tests.lab.namespace import Namespace
 from tests.lab.network import World, make_guest, make_world
 from tests.lab.programs import HOST, Gvproxy
 from tests.lab.transfer import exchange
+from tests.lab.wait import NotYetError, until
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
@@ -42,8 +43,16 @@ def flooded() -> Iterator[Flooded]:
         gvproxy.process.stop()
 
 
+def only_one(gvproxy: Gvproxy) -> None:
+    """All attackers have one MAC address: who comes before another has gone is refused."""
+    ports = gvproxy.get("/ports")
+    if len(ports) > 1:
+        raise NotYetError(f"there are {len(ports)} guests")
+
+
 @pytest.mark.parametrize("flood", FLOODS, ids=lambda flood: flood.name)
 def test_a_second_guest_goes_on(flooded: Flooded, flood: Flood) -> None:
+    until(lambda: only_one(flooded.gvproxy), "the last attacker has gone")
     made: list[float] = []
     before = flooded.gvproxy.get("/stats")["Details"]["Stack"]
     attack = threading.Thread(
