@@ -148,6 +148,7 @@ def test_a_full_disk_takes_whole_frames_or_none(
     limit(1)
     record(b"the end")
     one.close()
+    limit(None)  # and not only behind the test: its outcome may be written to a file
     assert loop.idle
     assert caplog.messages == [
         f"-pcap {path}: frames are not recorded, until there is room: File too large",
