@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-SHARE = 8
-"""Of what is free; as for the tables (`gvproxy.limits`)."""
+from gvproxy.limits import SHARE
 
 
 @dataclass(slots=True)
