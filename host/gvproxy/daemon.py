@@ -29,7 +29,7 @@ from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.echo import EchoFlows
 from gvproxy.flows.tcp import TcpFlows
 from gvproxy.flows.udp import UdpFlows
-from gvproxy.limits import Limits, Quotas
+from gvproxy.limits import Quotas, within_descriptors
 from gvproxy.listening import Dialect
 from gvproxy.ports.access import Access, socket_owner
 from gvproxy.ports.capture import Capture
@@ -160,7 +160,7 @@ class Daemon:
         self._inherited = inherited
         self._loop = loop
         self._alarm: TimerHandle | None = None
-        limits, rest = _within(config.limits, descriptor_limit())
+        limits, rest = within_descriptors(config.limits, descriptor_limit(), RESERVED)
         limits = replace(limits, dhcp_leases=limits.dhcp_leases.within(_pool(config)))
         self._quotas = quotas = Quotas(limits)
         network = config.subnet
@@ -504,26 +504,3 @@ def _pool(config: Config) -> int:
     """Return how many addresses guests can have, so that none of them has all."""
     own = {config.gateway_ip, config.host_ip, *config.virtual_ips}
     return max(1, config.subnet.num_addresses - 2 - len(own))
-
-
-def _within(limits: Limits, descriptors: int) -> tuple[Limits, int]:
-    """Hold limits within what descriptors there are; returns how many are left for TCP as well.
-
-    None of the tables leaves the others without, nor the API.
-    """
-    share = descriptors // 4
-    limits = replace(
-        limits,
-        udp_mappings=limits.udp_mappings.within(share),
-        dns_queries=limits.dns_queries.within(share),
-        pings=limits.pings.within(share // 4),
-        api_connections=max(1, min(limits.api_connections, share // 8)),
-    )
-    rest = descriptors - limits.udp_mappings.total - limits.dns_queries.total
-    rest -= limits.pings.total + limits.api_connections + min(RESERVED, share // 2)
-    return replace(
-        limits,
-        connections=limits.connections.within(rest),
-        half_open=limits.half_open.within(rest),
-        published=limits.published.within(rest // 2),
-    ), rest

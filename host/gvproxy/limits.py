@@ -6,7 +6,7 @@ which switches share their buffers.  So one guest alone gets its limit, a second
 and those that take and give back come to equal shares.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 Owner = object
@@ -40,7 +40,7 @@ class Limits:
     """Those of all tables; `tcp_buffers` and `send_queues` are bytes.
 
     docs/security.md explains them.  What takes a descriptor each is held within what the process
-    may have (`daemon`).
+    may have (`within_descriptors`).
     """
 
     guests: int = 256
@@ -62,6 +62,29 @@ class Limits:
     published: Limit = Limit(4096, 256)
     udp_clients: Limit = Limit(12288, 4096)
     send_queues: Limit = Limit(256 << 20, 8 << 20)
+
+
+def within_descriptors(limits: Limits, descriptors: int, reserved: int) -> tuple[Limits, int]:
+    """Hold limits within what descriptors there are; returns how many are left for TCP as well.
+
+    None of the tables leaves the others without, nor what needs the `reserved` ones.
+    """
+    share = descriptors // 4
+    limits = replace(
+        limits,
+        udp_mappings=limits.udp_mappings.within(share),
+        dns_queries=limits.dns_queries.within(share),
+        pings=limits.pings.within(share // 4),
+        api_connections=max(1, min(limits.api_connections, share // 8)),
+    )
+    rest = descriptors - limits.udp_mappings.total - limits.dns_queries.total
+    rest -= limits.pings.total + limits.api_connections + min(reserved, share // 2)
+    return replace(
+        limits,
+        connections=limits.connections.within(rest),
+        half_open=limits.half_open.within(rest),
+        published=limits.published.within(rest // 2),
+    ), rest
 
 
 @dataclass(frozen=True, slots=True)
