@@ -79,14 +79,15 @@ class TcpFlows:
         stack.connections.forward = self._forward
 
     def _forward(self, connection: Connection, path: TcpPath, now: float) -> None:
+        if self.closing:
+            calls.abort(connection, now)
+            return
         station = path.station
         assert station is not None  # whose SYN it was
         host = self._destinations.resolve(
             Protocol.TCP, path.address, path.port, path.guest, station.mac, now
         )
-        if self.closing:
-            calls.abort(connection, now)
-        elif host is None:
+        if host is None:
             self.stack.connections.unreachable(connection, icmp.ADMIN_PROHIBITED, now)
         else:
             self.connect(connection, (host, path.port), now)
