@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from tests.bench.loads import LOADS, STANDING, Load, LoadError
 from tests.bench.ways import Way, set_up
 from tests.lab.namespace import CommandError
 from tests.lab.network import temporary_folder
+from tests.lab.root import is_root
 
 Samples = defaultdict[str, defaultdict[str, list[float]]]
 
@@ -62,8 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not selected:
         print(f"make bench: no load is named like {options.only}", file=sys.stderr)
         return 1
-    if os.geteuid() != 0:
-        print("make bench: needs root: type sudo make bench", file=sys.stderr)
+    if not is_root("bench"):
         return 1
     samples: Samples = defaultdict(lambda: defaultdict(list))
     # Memory is that of programs which have only just been started.

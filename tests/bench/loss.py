@@ -7,7 +7,6 @@ the figures of two rounds may differ by a factor, and only the medians of severa
 
 import argparse
 import json
-import os
 import platform
 import sys
 from collections import defaultdict
@@ -25,6 +24,7 @@ from tests.lab.namespace import CommandError
 from tests.lab.network import temporary_folder
 from tests.lab.process import ProcessError
 from tests.lab.programs import HOST
+from tests.lab.root import is_root
 
 KERNELS = "two kernels"
 OURS = "vsock-tap"
@@ -159,8 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not rows:
         print(f"make bench-loss: nothing is named like {options.only}", file=sys.stderr)
         return 1
-    if os.geteuid() != 0:
-        print("make bench-loss: needs root: type sudo make bench-loss", file=sys.stderr)
+    if not is_root("bench-loss"):
         return 1
     samples = measure_all(rows, options)
     print(caption(options))

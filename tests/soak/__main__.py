@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.lab.namespace import CommandError
 from tests.lab.process import ProcessError, tail
+from tests.lab.root import is_root
 from tests.lab.wait import NotYetError, until
 from tests.soak import faults, loads, recovery, report
 from tests.soak.faults import KINDS, Plan
@@ -150,8 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if only and not any(name.startswith(tuple(only)) for name in KINDS):
         print(f"make soak: no fault is named like {options.only}", file=sys.stderr)
         return 1
-    if os.geteuid() != 0:
-        print("make soak: needs root: type sudo make soak", file=sys.stderr)
+    if not is_root("soak"):
         return 1
     seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
     print(f"seed {seed}, {options.minutes:g} minutes", flush=True)

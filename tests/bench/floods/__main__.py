@@ -18,6 +18,7 @@ from tests.lab.namespace import CommandError, Namespace
 from tests.lab.network import temporary_folder
 from tests.lab.process import Process, ProcessError
 from tests.lab.programs import HOST, Agent, Gvproxy
+from tests.lab.root import is_root
 
 SETTLE = 40.0
 """Seconds that memory may take to return: guests that have gone are waited for (`tcp.timers`)."""
@@ -140,8 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not selected:
         print(f"make floods: no flood is named like {options.only}", file=sys.stderr)
         return 1
-    if os.geteuid() != 0:
-        print("make floods: needs root: type sudo make floods", file=sys.stderr)
+    if not is_root("floods"):
         return 1
     signal.signal(signal.SIGTERM, _end)
     pin = _pin()
