@@ -17,7 +17,7 @@ from tests.fuzz.budget import within
 from tests.fuzz.cases import join, split
 from tests.fuzz.mutation import Repair
 from tests.guest import server as lab
-from tests.host.services.test_dhcp import message
+from tests.host.services.dhcpclient import message
 from vsock_tap.dhcp import Client, Ignored, Lost
 from vsock_tap.lease import Lease
 from vsock_tap.relay import MAX_DHCP_FRAME

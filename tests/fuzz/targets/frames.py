@@ -12,7 +12,7 @@ from gvproxy.wire.checksum import checksum, ones_sum, pseudo_header
 from taplink import vnet
 from tests.fuzz.cases import join, split
 from tests.fuzz.network import HEAD, HOST, MORE, OFFLOADS, PLAIN, Network
-from tests.host.services.test_dhcp import message as dhcp_message
+from tests.host.services.dhcpclient import message as dhcp_message
 from tests.host.stack import bench as lab
 from tests.host.stack.bench import GATEWAY, GUEST, MAC, OTHER, OTHER_MAC, OUTSIDE
 from tests.host.stack.peer import ACK, FIN, PSH, RST, Peer
