@@ -79,9 +79,10 @@ class Access:
 
     def refusal_of_user(self, sock: socket.socket, users: Collection[int]) -> Refusal | None:
         """Tell why whoever has connected to a unix socket may not call; raises OSError."""
-        uid = _peer_uid(sock)
-        if uid is None or uid in users:
+        credentials = peer_credentials(sock)
+        if credentials is None or credentials[1] in users:
             return None
+        _, uid = credentials
         self.counters.strangers += 1
         return Refusal(HTTPStatus.FORBIDDEN, f"user {uid} may not call")
 
@@ -106,13 +107,16 @@ def foreign_origin() -> Refusal:
     return Refusal(HTTPStatus.FORBIDDEN, "web pages may not call")
 
 
-def _peer_uid(sock: socket.socket) -> int | None:
-    """Return the user at the other end of a unix socket, as of its connect; None: not known."""
+def peer_credentials(sock: socket.socket) -> tuple[int, int] | None:
+    """Return process and user at the other end of a unix socket, as of its connect.
+
+    None where that is not known; raises OSError.
+    """
     if not hasattr(socket, "SO_PEERCRED") or sock.family != socket.AF_UNIX:
         return None
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    uid: int = _UCRED.unpack(credentials)[1]
-    return uid & 0xFFFFFFFF
+    process, user, _ = _UCRED.unpack(credentials)
+    return process, user & 0xFFFFFFFF
 
 
 def own_users() -> frozenset[int]:

@@ -6,12 +6,12 @@ import socket
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from struct import Struct
 
 from gvproxy import heap
 from gvproxy.complaint import Complaint
 from gvproxy.limits import Limits, Use
 from gvproxy.listening import Dialect
+from gvproxy.ports.access import peer_credentials
 from gvproxy.ports.capture import (
     Capture,
     Captured,
@@ -43,7 +43,6 @@ AWAY = 20.0
 """Seconds that connections wait for their guest: four times the longest that an agent takes."""
 LINES = 60
 """Of the log, for guests that come and for those that go, in a minute."""
-_UCRED = Struct("3i")  # struct ucred: process, user, group (unix(7))
 
 
 class Guests:
@@ -241,8 +240,8 @@ def peer_of(sock: socket.socket | Pipes) -> str:
         return "standard input and output"
     try:
         if sock.family == getattr(socket, "AF_UNIX", None):
-            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-            return f"process {_UCRED.unpack(credentials)[0]}"
+            credentials = peer_credentials(sock)
+            return f"process {credentials[0]}" if credentials else ""
         host, port, *_ = sock.getpeername()
     except (OSError, AttributeError):  # it has gone already; or another system
         return ""

@@ -299,7 +299,7 @@ def test_a_caller_of_whom_nothing_is_known(tmp_path: Path, monkeypatch: pytest.M
     def fail(sock: socket.socket) -> int | None:
         raise OSError("no")
 
-    monkeypatch.setattr(access, "_peer_uid", fail)
+    monkeypatch.setattr(access, "peer_credentials", fail)
     door = Door(tmp_path / "sock")
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(10)
