@@ -54,8 +54,10 @@ test: tun lint $(WHEELS)
 	  exit 1; }
 	@$(BIN)/pytest -m "not root and not vm"
 	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60)
-	@# A folder of its own: the root of a user namespace may not write to real root's.
-	@folder=$$(mktemp -d -t t.XXXX) && trap 'rm -rf "$$folder"' EXIT && trap 'exit 2' HUP INT TERM && \
+	@# A folder of its own: the root of a user namespace may not write to real root's.  The tests
+	@# are other users as well, who have to get through it.
+	@folder=$$(mktemp -d -t t.XXXX) && chmod 755 "$$folder" && \
+	  trap 'rm -rf "$$folder"' EXIT && trap 'exit 2' HUP INT TERM && \
 	  TMPDIR=$$folder $(AS_ROOT) $(BIN)/pytest -m root
 	@if $(DEBIAN); then $(BIN)/pytest -m vm tests/vm; fi
 
