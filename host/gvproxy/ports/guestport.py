@@ -67,6 +67,7 @@ class GuestPort(ABC):
         self.paused = False
         """Its frames wait, for their cost has to be made up for."""
         self._turns = Turns()
+        self._moved = 0  # bytes, up to its last batch
         self._stack = stack
         self._loop = loop
         self._closed: Closed | None = closed
@@ -103,7 +104,7 @@ class GuestPort(ABC):
     def received(self, frames: list[memoryview]) -> None:
         """Take a batch of the guest's frames; the views are not kept."""
         counters, clock = self.counters, self.fairness.clock
-        begins, before = clock(), counters.bytes_in + counters.bytes_out
+        begins = clock()
         counters.frames_in += len(frames)
         counters.bytes_in += sum(map(len, frames)) - self.offset * len(frames)
         flush_due, self._flush_due = self._flush_due, True  # here, at the end of the batch
@@ -113,7 +114,9 @@ class GuestPort(ABC):
             self._flush_due = flush_due
         if not self._blocked:
             self._flush()
-        moved = counters.bytes_in + counters.bytes_out - before
+        moved = counters.bytes_in + counters.bytes_out
+        # With what came for it since its last batch, which this one may do no more than acknowledge.
+        moved, self._moved = moved - self._moved, moved
         if self._turns.took(clock() - begins, len(frames), moved):
             self._pay()
 

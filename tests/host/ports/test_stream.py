@@ -181,6 +181,19 @@ def test_costly_frames_wait_while_others_are_busy(bench: Bench) -> None:
     assert bench.port.counters.pauses > 1
 
 
+def test_who_acknowledges_bulk_data_does_not_wait(bench: Bench) -> None:
+    """What comes for a guest between its batches is worth the time they take, too."""
+    costs = Costs(bench.port, bench.stack, 100e-6)
+    costs.others_move(bench.loop)
+    for _ in range(20):
+        bench.port.send(vnet.PLAIN, bytes(20_000))
+        bench.loop.turn()
+        bench.guest.send(bench.pack(*[b"ack"] * 3))
+        bench.loop.turn()
+        bench.read_all()
+    assert bench.port.counters.pauses == 0
+
+
 def test_one_that_waits_can_be_closed(bench: Bench) -> None:
     Costs(bench.port, bench.stack, 100e-6).others_move(bench.loop)
     bench.guest.send(bench.pack(*[b""] * 1000))
