@@ -30,7 +30,8 @@ PASTA = "pasta"
 HTTP_PORT = 8080
 IDLE_PORT = 9000
 
-PLAIN_DEVICE = "192.168.127.3"
+PLAIN_DEVICE = "192.168.127.100"
+"""Set by hand, and none that the pool begins with: it would be leased to another."""
 JUMBO_MTU = 65520
 STALL_PORT = 5301
 OTHER_MAC = "5a:94:ef:e4:0c:f0"
