@@ -115,7 +115,7 @@ class GuestPort(ABC):
         if not self._blocked:
             self._flush()
         moved = counters.bytes_in + counters.bytes_out
-        # With what came for it since its last batch, which this one may do no more than acknowledge.
+        # With what came for it since its last batch, which this one may only acknowledge.
         moved, self._moved = moved - self._moved, moved
         if self._turns.took(clock() - begins, len(frames), moved):
             self._pay()
