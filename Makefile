@@ -109,11 +109,11 @@ soak: tun $(STAMP)
 	@$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)")
 
-# What a second guest notices while one floods the daemon.  SECONDS=2 per phase, ONLY=macs,...
+# What a second guest notices while one floods the daemon.  SECONDS=1 per phase, ROUNDS=5, ONLY=macs,...
 floods: tun $(STAMP)
 	@$(REQUIRE) nsenter ip
 	@$(BIN)/python -m tests.bench.floods $(if $(SECONDS),--seconds $(SECONDS)) \
-	  $(if $(ONLY),--only $(ONLY))
+	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
 
 # The Python libraries as the bundled RPMs carry them.
 $(WHEELS): $(STAMP)

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 from time import monotonic, sleep
 
 from tests.bench.floods import attacker, report, second, servers
 from tests.bench.floods.attacks import FLOODS, Flood
-from tests.bench.floods.report import PHASES, Phase, Result
+from tests.bench.floods.report import Phase, Result
+from tests.bench.floods.watched import Watch
 from tests.lab.namespace import CommandError, Namespace
 from tests.lab.network import temporary_folder
 from tests.lab.process import Process, ProcessError
@@ -59,9 +61,11 @@ def _end(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
-def _measure(guest: Namespace, seconds: float) -> Phase:
+def _measure(guest: Namespace, seconds: float, daemon: Process, watch: Watch) -> Phase:
+    watch.take()
+    begins = daemon.cpu()
     output = guest.run(*second.command(HOST, seconds), timeout=seconds * 3 + 30)
-    return report.phase(json.loads(output))
+    return report.phase(json.loads(output), watch.take(), (daemon.cpu() - begins) / seconds)
 
 
 def _mib(process: Process, name: str) -> float:
@@ -88,43 +92,46 @@ def _counters(gvproxy: Gvproxy) -> dict[str, int]:
     return found
 
 
-def run(flood: Flood, host: Namespace, seconds: float, pin: Sequence[str]) -> Result:
-    """Run one flood against a daemon of its own."""
+def run(flood: Flood, host: Namespace, seconds: float, rounds: int, pin: Sequence[str]) -> Result:
+    """Run one flood, once a round, against a daemon of its own."""
+    watch = Watch(host.folder / f"{flood.name}.watch")
     with ExitStack() as stack:
-        gvproxy = Gvproxy(host.folder, host, name=f"gvproxy-{flood.name}", before=pin)
+        start = [*pin, *watch.command()]
+        gvproxy = Gvproxy(host.folder, host, name=f"gvproxy-{flood.name}", before=start)
         daemon = gvproxy.process
         stack.callback(daemon.kill)
         guest = stack.enter_context(Namespace(f"guest-{flood.name}", host.folder))
         Agent(guest, gvproxy.url).wait()
-        phases: dict[str, Phase] = {}
-        cpu: dict[str, float] = {}
         counted = _counters(gvproxy)
-        for name in PHASES:
-            before = daemon.cpu()
-            if name == "during":
-                memory = {"before": _mib(daemon, "VmRSS")}
-                Path(f"/proc/{daemon.pid}/clear_refs").write_text("5")  # VmHWM begins anew
-                log = host.folder / f"{flood.name}.log"
-                process = Process(flood.name, attacker.command(flood.name, gvproxy.path), log)
-                stack.callback(process.kill)
-                sleep(seconds / 2)
-                before = daemon.cpu()
-            phases[name] = _measure(guest, seconds)
-            cpu[name] = (daemon.cpu() - before) / seconds
-            if name == "during":
-                process.stop(timeout=15)
-                memory["peak"] = _mib(daemon, "VmHWM")
+        before: list[Phase] = []
+        during: list[Phase] = []
+        after: list[Phase] = []
+        for _ in range(rounds):
+            before.append(_measure(guest, seconds, daemon, watch))
+        memory = {"before": _mib(daemon, "VmRSS")}
+        Path(f"/proc/{daemon.pid}/clear_refs").write_text("5")  # VmHWM begins anew
+        told = []
+        for number in range(rounds):
+            log = host.folder / f"{flood.name}-{number}.log"
+            process = Process(flood.name, attacker.command(flood.name, gvproxy.path), log)
+            stack.callback(process.kill)
+            process.wait_for("ready", timeout=30)
+            during.append(_measure(guest, seconds, daemon, watch))
+            process.stop(timeout=15)
+            told.append(json.loads(process.last_line()))
+            after.append(_measure(guest, seconds, daemon, watch))
+        memory["peak"] = _mib(daemon, "VmHWM")
         memory["after"] = _settle(daemon, report.MEMORY * memory["before"])
         grown = {name: value - counted.get(name, 0) for name, value in _counters(gvproxy).items()}
-    told = json.loads(process.last_line())
     return Result(
         name=flood.name,
         label=flood.label,
-        phases=phases,
+        before=before,
+        during=during,
+        after=after,
         memory=memory,
-        rate=told["number"] / told["seconds"],
-        attacker_cpu=told["cpu"],
-        daemon_cpu=cpu,
+        rate=median(each["number"] / each["seconds"] for each in told),
+        attacker_cpu=median(each["cpu"] for each in told),
         refused={name: value for name, value in grown.items() if value > 0},
     )
 
@@ -132,7 +139,8 @@ def run(flood: Flood, host: Namespace, seconds: float, pin: Sequence[str]) -> Re
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the floods; the status says whether all goals are met."""
     parser = argparse.ArgumentParser(prog="make floods", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0, help="each phase takes")
+    parser.add_argument("--seconds", type=float, default=1.0, help="each phase takes")
+    parser.add_argument("--rounds", type=int, default=5, help="of each flood")
     parser.add_argument("--only", help="floods to run: " + ",".join(each.name for each in FLOODS))
     parser.add_argument("--output", type=Path, default=Path("floods.json"))
     options = parser.parse_args(argv)
@@ -150,12 +158,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         for flood in selected:
             print(f"{flood.name} ...", file=sys.stderr, flush=True)
             try:
-                results.append(run(flood, host, options.seconds, pin))
+                results.append(run(flood, host, options.seconds, options.rounds, pin))
             except (CommandError, ProcessError, TimeoutError, OSError) as error:
                 print(f"{flood.name}: {error}", file=sys.stderr)
     print(report.table(results))
     options.output.write_text(
-        json.dumps(report.document(results, options.seconds), indent=2) + "\n"
+        json.dumps(report.document(results, options.seconds, options.rounds), indent=2) + "\n"
     )
     missed = [result.name for result in results if result.missed()]
     return 1 if missed or len(results) < len(selected) else 0

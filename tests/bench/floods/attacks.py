@@ -170,6 +170,7 @@ def _probes(ports: tuple[int, int], seq: int, ack: int) -> Iterator[bytes]:
 def _stalled(path: Path, part: float, stop: Stop) -> float:
     """Downloads whose window closes with their first byte, and stays closed."""
     talker = Talker(path)
+    stop.begun()
     with talker.sock:
         talker.open(HOST, HOLD_PORT, int(CONNECTIONS * part))
         ends = monotonic() + 1
@@ -190,6 +191,7 @@ def _slow(name: str, label: str, port: int, beginning: bytes) -> Flood:
 
     def run(path: Path, part: float, stop: Stop) -> float:
         talker = Talker(path)
+        stop.begun()
         with talker.sock:
             talker.open(GATEWAY, port, int(CONNECTIONS * part))
             peers = list(talker.peers.values())
@@ -210,6 +212,7 @@ def _slow(name: str, label: str, port: int, beginning: bytes) -> Flood:
 
 def _slow_host(path: Path, part: float, stop: Stop) -> float:
     """Clients of the host's API that do the same."""
+    stop.begun()
     with ExitStack() as stack:
         clients = []
         for _ in range(int(CONNECTIONS * part)):
@@ -234,6 +237,7 @@ def _churn(path: Path, part: float, stop: Stop) -> float:
     """Guests that come, say something and leave, a thousand a second."""
     count, begins = 0, monotonic()
     said = frames.pack([frames.who_has(GATEWAY)])
+    stop.begun()
     while not stop.asked and not (stop.once and count >= CONNECTIONS * part):
         with suppress(OSError), connect(path) as sock:
             sock.sendall(said)

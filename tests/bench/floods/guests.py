@@ -2,7 +2,7 @@
 
 import select
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
@@ -32,6 +32,8 @@ class Stop:
 
     once: bool = False
     asked: bool = False
+    begun: Callable[[], None] = lambda: None
+    """Is called when all is made that is to be sent."""
 
 
 def connect(path: Path) -> socket.socket:
@@ -81,6 +83,7 @@ def blast(
         each.setblocking(False)
         poll.register(each, select.POLLIN)
     poll.modify(sock, select.POLLIN | select.POLLOUT)
+    stop.begun()
     while not stop.asked and not (stop.once and sent >= len(data)):
         for descriptor, events in poll.poll(100):
             if events & select.POLLIN and not sockets[descriptor].recv_into(junk):
