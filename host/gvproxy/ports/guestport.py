@@ -59,6 +59,7 @@ class GuestPort(ABC):
         self.attached = False
         self.offset = offset
         self.offload = offload
+        self.carried = 0
         self.congested = False
         self.counters = PortCounters()
         self.dialect = self.peer = ""
@@ -80,6 +81,11 @@ class GuestPort(ABC):
     def gone(self) -> bool:
         """The port is closed for good."""
         return self._closed is None
+
+    @property
+    def moved(self) -> int:
+        """Return how many bytes from and to the guest were of use to somebody."""
+        return self.carried + self.counters.bytes_out
 
     @property
     def queued(self) -> int:
@@ -114,7 +120,7 @@ class GuestPort(ABC):
             self._flush_due = flush_due
         if not self._blocked:
             self._flush()
-        moved = counters.bytes_in + counters.bytes_out
+        moved = self.moved
         # With what came for it since its last batch, which this one may only acknowledge.
         moved, self._moved = moved - self._moved, moved
         if self._turns.took(clock() - begins, len(frames), moved):

@@ -41,6 +41,8 @@ OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.USO4 | Offload.U
 """What the stack and the switch can take unfinished from a guest, and give."""
 AWAY = 20.0
 """Seconds that connections wait for their guest: four times the longest that an agent takes."""
+SWEEP_INTERVAL = 1.0
+"""Seconds between two searches for such connections, however many guests have gone."""
 LINES = 60
 """Of the log, for guests that come and for those that go, in a minute."""
 
@@ -64,6 +66,7 @@ class Guests:
         self._loop = loop
         self._left = left
         self._departed = PortCounters()
+        self._away: dict[GuestPort, float] = {}  # until when it is waited for
         self._full = Complaint(log)
         self._comings = Complaint(log, logging.INFO, LINES)
         self._goings = Complaint(log, logging.INFO, LINES)
@@ -210,7 +213,7 @@ class Guests:
 
     def _moved(self) -> Iterator[tuple[int, int]]:
         for port in self.ports:
-            yield port.number, port.counters.bytes_in + port.counters.bytes_out
+            yield port.number, port.moved
 
     def _came(self, port: GuestPort) -> None:
         offloads = format_offload(Offload(port.offload)) or "no offloads"
@@ -223,15 +226,24 @@ class Guests:
         self._departed.add(port.counters)
         self._share_memory()
         self._left(port)
-        if self._stack.connections.has_any_of(port):
-            self._loop.call_later(AWAY, self._drop_deserted, port)
+        if self._stack.connections.may_have_any_of(port):
+            if not self._away:
+                self._loop.call_later(AWAY, self._sweep)
+            self._away[port] = self._loop.time() + AWAY
 
-    def _drop_deserted(self, port: GuestPort) -> None:
-        """End the connections of a guest that has not come back, some with each turn."""
-        if self._stack.connections.drop_deserted(port, self._loop.time()):
-            self._loop.call_soon(self._drop_deserted, port)
-        else:
-            heap.give_back()
+    def _sweep(self) -> None:
+        """End the connections of guests that have not come back, some with each turn."""
+        now = self._loop.time()
+        overdue = {port for port, at in self._away.items() if at <= now}
+        if self._stack.connections.drop_deserted(overdue, now):
+            self._loop.call_soon(self._sweep)
+            return
+        for port in overdue:
+            del self._away[port]
+        heap.give_back()
+        if self._away:
+            next_at = min(self._away.values())
+            self._loop.call_later(max(SWEEP_INTERVAL, next_at - now), self._sweep)
 
 
 def peer_of(sock: socket.socket | Pipes) -> str:

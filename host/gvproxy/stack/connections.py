@@ -4,7 +4,7 @@
 `gvproxy.tcp.connection.Scheduler`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from hashlib import blake2s
 from itertools import islice
 from typing import Protocol
@@ -190,6 +190,7 @@ class Connections:
         path = _path(connection)
         if path.station is not packet.station:
             path.attach(packet.station)
+        packet.station.port.carried += length
         input.segment_arrives(connection, segment, now)
 
     def _told_unreachable(self, error: Unreachable, now: float) -> None:
@@ -279,13 +280,17 @@ class Connections:
         connection.memory = self._memory(owner)
         connection.memory.keep(kept)
 
-    def has_any_of(self, port: Port) -> bool:
-        """Tell whether there are connections of the guest that is, or was, behind `port`."""
-        return self._quota.held(port) > 0
+    def may_have_any_of(self, port: Port) -> bool:
+        """Tell whether the guest that is, or was, behind `port` may have connections.
 
-    def drop_deserted(self, port: Port, now: float) -> bool:
-        """End a few connections of a guest that has gone; tell whether there may be more."""
-        theirs = (c for c in self.find.values() if _is_deserted(_path(c), port))
+        It may have brought some along from a port that has gone, whose they still are.
+        """
+        owners = self._memories
+        return port in owners or any(one is not None and not one.attached for one in owners)
+
+    def drop_deserted(self, ports: Container[Port], now: float) -> bool:
+        """End a few connections of guests that have gone; tell whether there may be more."""
+        theirs = (c for c in self.find.values() if _is_deserted(_path(c), ports))
         deserted = list(islice(theirs, DROPS))
         for connection in deserted:
             output.close(connection, End.TIMED_OUT, now)
@@ -388,6 +393,6 @@ def _path(connection: Connection) -> TcpPath:
     return path
 
 
-def _is_deserted(path: TcpPath, port: Port) -> bool:
+def _is_deserted(path: TcpPath, ports: Container[Port]) -> bool:
     station = path.station
-    return station is not None and station.port is port and not port.attached
+    return station is not None and station.port in ports and not station.port.attached

@@ -136,6 +136,7 @@ class Ip:
             if whole is None:
                 return
             counters.reassembled += 1
+            station.port.carried += len(whole)
             payload, meta = memoryview(whole), b""
         handler = self.protocols.get(protocol)
         whole_packet = Packet(station, source, destination, payload, meta, to_us, packet)

@@ -19,6 +19,9 @@ class Port(Protocol):
 
     IntFlag's operators are Python code: a microsecond a segment.
     """
+    carried: int
+    """Bytes of its guest's frames that went on, to who has a connection or session or to another
+    guest; not those that were refused, answered by ourselves or dropped."""
     congested: bool
     """True while its queue is so full that bulk data should wait for `Stack.port_ready`."""
 

@@ -108,7 +108,7 @@ class Stack:
         least = offset + _EXPECTED.size
         find, unpack = self.connections.find, _EXPECTED.unpack_from
         take = self.udp.sessions.take
-        expected = 0
+        expected = carried = 0
         for frame in frames:
             if len(frame) >= least:
                 (
@@ -147,6 +147,7 @@ class Stack:
                         )
                     ):
                         expected += 1
+                        carried += total
                         station.seen = now  # type: ignore[union-attr]
                         flags, payload = bits & tcp.FLAGS, frame[least:end]
                         if not predict(connection, seq, ack, flags, window, tsval, payload, now):
@@ -164,9 +165,11 @@ class Stack:
                     and take(port, frame, eth, key, offset + ethernet.SIZE + total, now)
                 ):
                     expected += 1
+                    carried += total
                     continue
             self._frame(port, frame, offset, now)
         self.counters.ip_in += expected
+        port.carried += carried
 
     def _frame(self, port: Port, frame: memoryview, offset: int, now: float) -> None:
         if len(frame) < offset + ethernet.SIZE:

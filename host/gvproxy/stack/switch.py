@@ -111,6 +111,7 @@ class Switch:
             station = self.stations.get(destination)
             if station is not None and station.port.attached:
                 if station.port is not port:
+                    port.carried += len(frame)
                     self._deliver(station.port, frame, offset)
                 return
         if len(self.ports) > 1 and self._may_flood(port, _pieces(frame, offset), now):

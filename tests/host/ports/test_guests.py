@@ -10,7 +10,8 @@ import pytest
 
 from gvproxy.limits import Limits
 from gvproxy.ports.datagram import GREETING, SEARCH_INTERVAL, DatagramListener
-from gvproxy.ports.guests import AWAY, LINES, Guests, peer_of
+from gvproxy.ports.guestport import GuestPort
+from gvproxy.ports.guests import AWAY, LINES, SWEEP_INTERVAL, Guests, peer_of
 from gvproxy.stack.connections import DROPS
 from gvproxy.wire.tcp import SYN
 from tests.host.stack.bench import OUTSIDE, Bench, arp, tcp
@@ -184,6 +185,52 @@ def test_connections_of_a_guest_that_comes_back_stay() -> None:
         loop.advance(AWAY)
         assert len(bench.stack.connections.find) == 2
         attached.close()
+
+
+def test_connections_of_a_guest_that_has_come_back_and_gone_end() -> None:
+    bench, attached, loop = _with_connections(2)
+    here, there = socket.socketpair()
+    here.setblocking(False)
+    with there:
+        port = attached.attach_stream(here)
+        assert port is not None
+        bench.stack.receive(port, [memoryview(arp(bytes(4)))], loop.now)
+        loop.advance(AWAY)
+        attached.close()
+    loop.advance(AWAY - 1)
+    assert len(bench.stack.connections.find) == 2
+    loop.advance(1)
+    assert not bench.stack.connections.find
+    assert loop.idle
+
+
+def test_guests_that_come_and_leave_are_not_searched_for_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench, attached, loop = _with_connections(1)
+    searched: list[int] = []
+    search = bench.stack.connections.drop_deserted
+
+    def count(ports: set[GuestPort], now: float) -> bool:
+        searched.append(len(ports))
+        return search(ports, now)
+
+    monkeypatch.setattr(bench.stack.connections, "drop_deserted", count)
+    for number in range(20):
+        here, there = socket.socketpair()
+        here.setblocking(False)
+        with there:
+            port = attached.attach_stream(here)
+            assert port is not None
+            mac = bytes((2, 0, 0, 0, 0, number))
+            frame = tcp(flags=SYN, sport=2000 + number, destination=OUTSIDE, mac=mac)
+            bench.stack.receive(port, [memoryview(frame)], loop.now)
+            port.close("it goes")
+        loop.advance(SWEEP_INTERVAL / 10)
+    loop.advance(AWAY + SWEEP_INTERVAL)
+    assert sum(searched) == 21
+    assert len(searched) <= 4
+    assert loop.idle
 
 
 def test_guests_that_come_and_leave_fill_no_log(

@@ -37,6 +37,7 @@ class Port:
         self.offset = vnet.SIZE if (bool(offload) if header is None else header) else 0
         self.offload = int(offload)
         self.congested = self.attached = False
+        self.carried = 0
         self.sent: list[tuple[bytes, bytes]] = []
         self.flushed = 0
 
