@@ -91,6 +91,12 @@ class FrameReader:
         self._end = end
         return self._frames()
 
+    def put_back(self, frames: list[memoryview]) -> None:
+        """Have the last frames that were handed out be handed out again."""
+        if frames:
+            self._start -= sum(map(len, frames)) + self._framing.length.size * len(frames)
+            self.more = True
+
     def _make_room(self) -> None:
         start, end = self._start, self._end
         if start:

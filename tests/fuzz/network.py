@@ -288,8 +288,12 @@ class Network:
         if not batch or not self._sender.attached:
             return
         buffers = [bytearray(frame) for frame in batch]
-        with within():
-            self.stack.receive(self._sender, [memoryview(b) for b in buffers], self.bench.now)
+        views = [memoryview(buffer) for buffer in buffers]
+        while views and self._sender.attached:
+            with within():
+                taken = self.stack.receive(self._sender, views, self.bench.now)
+            del views[:taken]
+        views.clear()
         for buffer in buffers:
             buffer.clear()  # fails where a view is kept
         self.check()
@@ -303,7 +307,6 @@ class Network:
             self.bench.now = max(self.bench.now, connections.deadline)
             with within():
                 self.stack.run_timers(self.bench.now)
-            assert connections.deadline > self.bench.now, "a timer stands still"
             self._read()
         else:
             raise AssertionError("a timer goes off again and again")

@@ -101,3 +101,22 @@ def test_what_is_too_much_at_once_is_handed_out_without_reading() -> None:
         assert got == frames
         far.send(b"\0x")
         assert [bytes(frame) for frame in reader.receive(near, 2)] == [b"x"]
+
+
+@pytest.mark.parametrize("framing", [HYPERKIT, QEMU, TAPLINK])
+def test_what_was_put_back_is_handed_out_again(framing: Framing) -> None:
+    reader = FrameReader(framing)
+    frames = [bytes(framing.offset) + bytes([number]) * number for number in range(5)]
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        far.send(framed(framing, *frames))
+        got = reader.receive(near)
+        reader.put_back([])
+        assert not reader.more
+        reader.put_back(got[2:])
+        assert reader.more
+        got = reader.receive(near)
+        assert [bytes(frame) for frame in got] == frames[2:]
+        with pytest.raises(BlockingIOError):
+            reader.receive(near)

@@ -22,6 +22,7 @@ from gvproxy.ports.datagram import DatagramPort
 from gvproxy.ports.guestport import GuestPort
 from gvproxy.ports.packet import PacketPort
 from gvproxy.ports.stream import StreamPort
+from gvproxy.stack.stack import MAX_COSTLY
 from taplink.framing import MAX_FRAME
 from taplink.text import reason
 
@@ -44,10 +45,11 @@ class Captured(GuestPort):
         self.capture.record(b"".join((header, payload)))
         super().send(meta, header, payload)
 
-    def received(self, frames: list[memoryview]) -> None:
+    def received(self, frames: list[memoryview]) -> int:
+        frames = frames[:MAX_COSTLY]  # all of which are taken
         for frame in frames:
             self.capture.record(bytes(frame[self.offset :]))
-        super().received(frames)
+        return super().received(frames)
 
 
 class CapturedStreamPort(Captured, StreamPort):

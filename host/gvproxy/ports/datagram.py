@@ -55,12 +55,12 @@ class DatagramPort(PacketPort):
             self._stop_waiting()
         self._queue.clear()
 
-    def received(self, frames: list[memoryview]) -> None:
+    def received(self, frames: list[memoryview]) -> int:
         """Take a batch; while it is paused what comes is dropped, for the socket is all guests'."""
         if self.paused:
             self.counters.dropped += len(frames)
-        else:
-            super().received(frames)
+            return len(frames)
+        return super().received(frames)
 
     def _pause(self) -> None:
         pass

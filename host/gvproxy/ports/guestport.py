@@ -107,24 +107,28 @@ class GuestPort(ABC):
         self._stack.detach(self, self._loop.time())
         closed(self, why)
 
-    def received(self, frames: list[memoryview]) -> None:
-        """Take a batch of the guest's frames; the views are not kept."""
+    def received(self, frames: list[memoryview]) -> int:
+        """Take a batch of the guest's frames, or its beginning; the views are not kept.
+
+        Returns how many were taken.
+        """
         counters, clock = self.counters, self.fairness.clock
         begins = clock()
-        counters.frames_in += len(frames)
-        counters.bytes_in += sum(map(len, frames)) - self.offset * len(frames)
         flush_due, self._flush_due = self._flush_due, True  # here, at the end of the batch
         try:
-            self._stack.receive(self, frames, self._loop.time())
+            taken = self._stack.receive(self, frames, self._loop.time())
         finally:
             self._flush_due = flush_due
         if not self._blocked:
             self._flush()
+        counters.frames_in += taken
+        counters.bytes_in += sum(map(len, frames[:taken])) - self.offset * taken
         moved = self.moved
         # With what came for it since its last batch, which this one may only acknowledge.
         moved, self._moved = moved - self._moved, moved
-        if self._turns.took(clock() - begins, len(frames), moved):
+        if self._turns.took(clock() - begins, taken, moved):
             self._pay()
+        return taken
 
     def _pay(self) -> None:
         """Have the guest wait, where its frames cost others too much."""

@@ -11,11 +11,12 @@ from collections import deque
 
 from gvproxy.ports.guestport import Closed, GuestPort
 from gvproxy.ports.tapsocket import TapSocket
-from gvproxy.stack.stack import Stack
+from gvproxy.stack.stack import MAX_COSTLY, Stack
 from taplink.framing import MAX_FRAME
 from taplink.text import reason
 
-FRAMES_PER_WAKEUP = 64
+FRAMES_PER_WAKEUP = MAX_COSTLY
+"""All of which the stack takes."""
 _FULL = (errno.EAGAIN, errno.ENOBUFS, errno.EINTR)
 """The guest does not read as fast; macOS says ENOBUFS."""
 _LOST = (errno.EMSGSIZE, errno.EIO, errno.EINVAL)

@@ -76,14 +76,9 @@ class StreamPort(GuestPort):
     def _read(self) -> bool:
         """Take a batch; tells whether there was anything."""
         reader = self._reader
-        if reader is None or not self._take(
+        return reader is not None and self._take(
             partial(reader.receive, self._sock, self._turns.frames)
-        ):
-            return False
-        if reader.more and not self._more_due:
-            self._more_due = True
-            self._loop.call_soon(self._read_on)
-        return True
+        )
 
     def _read_on(self) -> None:
         """Take what was read and is too much for one batch."""
@@ -92,7 +87,7 @@ class StreamPort(GuestPort):
             self._read()
 
     def _take(self, read: Callable[[], list[memoryview]]) -> bool:
-        """Take what can be read; tells whether there was anything."""
+        """Take what can be read, or its beginning; tells whether there was anything."""
         try:
             frames = read()
         except (BlockingIOError, InterruptedError):
@@ -104,7 +99,14 @@ class StreamPort(GuestPort):
             self.close(reason(error))
             return False
         if frames:
-            self.received(frames)
+            taken = self.received(frames)
+        reader = self._reader
+        if reader is not None:  # else it has gone meanwhile
+            if frames:
+                reader.put_back(frames[taken:])
+            if reader.more and not self._more_due:
+                self._more_due = True
+                self._loop.call_soon(self._read_on)
         return True
 
     def _pause(self) -> None:

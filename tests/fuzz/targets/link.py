@@ -7,6 +7,7 @@ end, and nothing is raised.  Datagrams are frames as they are.
 
 from collections.abc import Callable
 
+from gvproxy.ports.fairness import MAX_FRAMES
 from gvproxy.ports.vpnkit import ANSWER_SIZE, HELLO_SIZE, MAGIC, REQUEST_SIZE, Handshake
 from taplink import vnet
 from taplink.framing import HYPERKIT, QEMU, TAPLINK, FrameReader, Framing, LinkError
@@ -96,10 +97,13 @@ def _compare(whole: Heard, cut: Heard) -> None:
 
 
 def _to_a_stack(framing: Framing, frames: list[bytes]) -> None:
-    """Let a stack have the frames as one batch, as a port does."""
+    """Let a stack have the frames in batches, as a port does."""
     bench = lab.Bench(lab.ALL if framing.offset else vnet.Offload.NONE)
-    with within():
-        bench.stack.receive(bench.port, [memoryview(frame) for frame in frames], bench.now)
+    views = [memoryview(frame) for frame in frames]
+    while views:
+        with within():
+            taken = bench.stack.receive(bench.port, views[:MAX_FRAMES], bench.now)
+        views = views[taken:]
 
 
 def _stream(dialect: int, *frames: bytes, cuts: int = 1) -> bytes:

@@ -42,6 +42,7 @@ class Cable:
     def __init__(self, loop: ManualLoop, there: Stack) -> None:
         self.number, self.offset, self.offload = -1, 12, _ALL
         self.congested = self.attached = False
+        self.carried = 0
         self.other: Cable
         self.sent = 0
         self.cut = False
@@ -63,7 +64,9 @@ class Cable:
 
     def _arrive(self) -> None:
         frames, self._frames = self._frames, []
-        self._there.receive(self.other, [memoryview(f) for f in frames], self._loop.now)
+        views = [memoryview(frame) for frame in frames]
+        while views:
+            del views[: self._there.receive(self.other, views, self._loop.now)]
 
 
 class Socket:

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -24,6 +25,8 @@ class FakeStack:
     def __init__(self) -> None:
         self.frames: list[bytes] = []
         self.batches = 0
+        self.most = sys.maxsize
+        """Frames that it takes at once."""
         self.told: list[str] = []
         self.on_receive: Callable[[], None] = lambda: None
 
@@ -38,10 +41,12 @@ class FakeStack:
         assert not port.congested
         self.told.append("ready")
 
-    def receive(self, port: StreamPort, frames: list[memoryview], now: float) -> None:
+    def receive(self, port: StreamPort, frames: list[memoryview], now: float) -> int:
         self.batches += 1
-        self.frames += map(bytes, frames)
+        taken = frames[: self.most]
+        self.frames += map(bytes, taken)
         self.on_receive()
+        return len(taken)
 
 
 class Bench:
@@ -135,6 +140,30 @@ def test_frames_come_in_as_one_batch(bench: Bench) -> None:
     assert bench.stack.batches == 1
     counters = bench.port.counters
     assert (counters.frames_in, counters.bytes_in) == (3, 503)
+
+
+def test_what_the_stack_does_not_take_comes_again(bench: Bench) -> None:
+    bench.stack.most = 2
+    meta = bytes(bench.framing.offset)
+    frames = [b"%d" % number * (number + 1) for number in range(5)]
+    bench.guest.send(bench.pack(*frames) + b"\0")
+    bench.loop.turn()
+    assert bench.stack.frames == [meta + frame for frame in frames[:2]]
+    bench.loop.run()
+    assert bench.stack.frames == [meta + frame for frame in frames]
+    assert bench.stack.batches == 3
+    counters = bench.port.counters
+    assert (counters.frames_in, counters.bytes_in) == (5, 15)
+
+
+def test_what_the_stack_does_not_take_of_what_came_with_the_request() -> None:
+    bench = Bench()
+    bench.stack.most = 2
+    frames = [b"1", b"22", b"333"]
+    bench.start(bench.pack(*frames))
+    bench.loop.run()
+    assert bench.stack.frames == frames
+    bench.close()
 
 
 def test_frames_come_in_byte_by_byte(bench: Bench) -> None:

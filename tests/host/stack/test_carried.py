@@ -2,6 +2,7 @@
 
 import pytest
 
+from gvproxy.stack.stack import MAX_COSTLY
 from taplink import vnet
 
 from .bench import GATEWAY, OTHER, OTHER_MAC, OUTSIDE, Bench, break_at, echo, ether, tcp, udp
@@ -83,6 +84,15 @@ def test_a_frame_for_another_guest(bench: Bench) -> None:
 )
 def test_what_is_of_no_use(bench: Bench, frame: bytes) -> None:
     assert carried(bench, *[frame] * 3) == 0
+
+
+def test_costly_frames_are_not_taken_all_at_once(bench: Bench) -> None:
+    useful = udp(BODY, destination=OTHER, to=OTHER_MAC)
+    batch = [memoryview(useful)] * 200 + [memoryview(bytes(60)), memoryview(useful)] * 100
+    taken = bench.stack.receive(bench.port, batch, bench.now)
+    assert taken == 200 + 2 * MAX_COSTLY - 1
+    assert bench.stack.receive(bench.port, batch[taken:], bench.now) == len(batch) - taken
+    assert bench.stack.receive(bench.port, [memoryview(b"")] * 1000, bench.now) == MAX_COSTLY
 
 
 def test_a_frame_with_a_header_of_the_link() -> None:

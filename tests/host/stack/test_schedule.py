@@ -7,7 +7,7 @@ from math import inf
 import pytest
 
 from gvproxy.stack import schedule
-from gvproxy.stack.schedule import Schedule
+from gvproxy.stack.schedule import MAX_EXPIRED, Schedule
 from gvproxy.tcp.states import State
 
 
@@ -55,6 +55,17 @@ def test_deadline_is_kept(timetable: Schedule, wakes: list[float]) -> None:
     assert one.expired == [5.0]
     assert timetable.deadline == inf
     assert len(timetable) == 0
+
+
+def test_what_is_due_at_once_takes_several_turns(timetable: Schedule, wakes: list[float]) -> None:
+    many = [Waiting() for _ in range(2 * MAX_EXPIRED + 1)]
+    for one in many:
+        one.arm(timetable, 5.0)
+    expired = []
+    while timetable.deadline <= 6.0:
+        timetable.run(6.0)
+        expired.append(sum(len(one.expired) for one in many))
+    assert expired == [MAX_EXPIRED, 2 * MAX_EXPIRED, len(many)]
 
 
 def test_only_a_nearer_deadline_wakes(timetable: Schedule, wakes: list[float]) -> None:
