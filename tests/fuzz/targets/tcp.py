@@ -141,6 +141,8 @@ class Conversation:
         if sends and (c.fin_queued or bench.put > _MAX_PUT or c.state is LISTEN):
             return
         if name == "consumed":
+            if not c.rcv_held:  # which is for what the user was given, and a SYN-SENT has nothing
+                return
             more = [str(min(c.rcv_held, size & 0xFFFF))]
         if c.user is None and name not in ("congest", "relieve", "vanish", "appear"):
             return
