@@ -152,6 +152,20 @@ def _http(name: str, connections: int, *headers: str) -> Load:
     return Load(name, measure)
 
 
+def _beside(name: str, load: Load) -> Load:
+    """A load beside another guest that downloads, as a part of what it is without."""
+
+    def measure(way: Way, seconds: float) -> Figures:
+        if way.busy is None:
+            return {}
+        (alone,) = load.measure(way, seconds).values()
+        with way.busy():
+            (beside,) = load.measure(way, seconds).values()
+        return {name: beside / alone}
+
+    return Load(name, measure)
+
+
 def _ping(way: Way, seconds: float) -> Figures:
     output = way.client.try_run("ping", "-n", "-c", "100", "-i", "0.01", "-w", "5", way.gateway)
     times = [float(part.split()[0]) for part in output.stdout.split("time=")[1:]]
@@ -223,6 +237,8 @@ LOADS = (
     _elsewhere("jumbo1-down", lambda way: way.jumbo, "-R"),
     _elsewhere("guests1", lambda way: way.guests),
     Load("stalled", _stalled),
+    _beside("busy-http64", _http("http64", 64)),
+    _beside("busy-new64", _http("new64", 64, "Connection: close")),
     _udp("udp-up", _UDP_RATE),
     _udp("udp-down", _UDP_RATE, "-R"),
     _udp("udp-most-up", _UDP_MOST),

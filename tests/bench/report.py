@@ -24,6 +24,8 @@ ROWS = {
     "jumbo1-down": "  and with an MTU of 65520, host to guest",
     "guests1": "TCP, one stream, guest to guest, Gbit/s",
     "stalled": "TCP, host to guest, beside a guest that does not read, of the rate without",
+    "busy-http64": "requests, 64 kept connections, beside a guest that downloads, likewise",
+    "busy-new64": "new connections, 64 at a time, beside a guest that downloads, likewise",
     "udp-up": "UDP, 300 Mbit/s offered, guest to host, Gbit/s",
     "udp-up-loss": "  lost, %",
     "udp-down": "UDP, 300 Mbit/s offered, host to guest, Gbit/s",

@@ -34,6 +34,7 @@ PLAIN_DEVICE = "192.168.127.100"
 """Set by hand, and none that the pool begins with: it would be leased to another."""
 JUMBO_MTU = 65520
 STALL_PORT = 5301
+DOWNLOAD_PORT = 5302
 OTHER_MAC = "5a:94:ef:e4:0c:f0"
 _GATEWAY = "10.99.0.1"
 """Where the host's default route leads to; pasta lends this address to the host's loopback."""
@@ -89,6 +90,8 @@ class Way:
     """The same with an MTU of 65520."""
     guests: "Way | None" = None
     """From one guest to another, which stands in for the host; loopback is its own."""
+    busy: Callable[[], contextlib.AbstractContextManager[None]] | None = None
+    """Has another guest download meanwhile."""
     stall: Callable[[], contextlib.AbstractContextManager[None]] | None = None
     """Has another guest not read meanwhile, in the midst of a download."""
     processes: Sequence[Process] = ()
@@ -135,12 +138,12 @@ def _servers(host: Namespace) -> None:
     host.start("nginx", nginx, "-c", configuration)
     host.start("dns", *dns.command("127.0.0.1")).wait_for("ready")
     host.start("idle", sys.executable, "-c", _IDLE_SERVER, str(IDLE_PORT)).wait_for("ready")
+    until(partial(_listens, host, HTTP_PORT), "nginx")
 
-    def attempt() -> None:
-        if f":{HTTP_PORT} " not in host.run("ss", "-Hltn"):
-            raise NotYetError("it does not listen")
 
-    until(attempt, "nginx")
+def _listens(host: Namespace, port: int) -> None:
+    if f":{port} " not in host.run("ss", "-Hltn"):
+        raise NotYetError("it does not listen")
 
 
 def _until_routed(guest: Namespace, process: Process) -> None:
@@ -167,6 +170,7 @@ def _ours(host: Namespace, stack: contextlib.ExitStack) -> Way:
     other_agent = Agent(other, gvproxy.url, "-mac", OTHER_MAC)
     address = other_agent.wait().address.partition("/")[0]
     way.guests = Way(OURS, other, guest, address, GATEWAY)
+    way.busy = partial(_downloading, host, other)
     way.stall = partial(_stalled, host, other, other_agent)
     return way
 
@@ -180,6 +184,20 @@ def _plain(
     process = lay(host.folder, setting, guest, gvproxy.url, PLAIN_DEVICE, mtu)
     stack.callback(process.stop, status=None)
     return Way(OURS, host, guest, HOST, GATEWAY, processes=(gvproxy.process, process))
+
+
+@contextlib.contextmanager
+def _downloading(host: Namespace, guest: Namespace) -> Iterator[None]:
+    """Have a guest download without an end."""
+    port = str(DOWNLOAD_PORT)
+    server = host.start("iperf3-busy", "iperf3", "--server", "--one-off", "--port", port)
+    until(partial(_listens, host, DOWNLOAD_PORT), "iperf3")
+    client = guest.start("download", "iperf3", "-c", HOST, "-p", port, "-R", "-t", "3600")
+    try:
+        yield
+    finally:
+        client.kill()
+        server.kill()
 
 
 @contextlib.contextmanager

@@ -6,9 +6,10 @@ frames holds the loop for `TURN` and not for all that its link has brought.  Wha
 beyond what the bytes moved are worth is a debt.  It is paid by a pause, in which the guest's frames
 wait in its link, and which is the longer the more the others move: nobody waits for nobody.
 
-Bulk data is worth its time, with offloads or without, of who sends it and of who acknowledges it;
-a flood is not, nor are new connections and small requests.  A guest that has only those gets a
-seventh of the loop beside one that downloads.
+Bulk data is worth its time, with offloads or without, of who sends it and of who acknowledges it,
+and so is a request on a connection (`stack.path.QUESTION`).  A flood is not: what is refused,
+dropped, repeated or answered by ourselves moves nothing (`Port.carried`), and who sends only that
+gets a seventh of the loop beside one that downloads.
 Time is taken from the wall's clock, for that of the thread is a system call; `MOST` keeps what else
 runs on the machine from being charged to a guest.
 """

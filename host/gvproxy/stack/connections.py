@@ -122,6 +122,8 @@ class Connections:
         while self._touched:
             touched, self._touched = self._touched, []
             for connection in touched:
+                if connection.inbox:
+                    _path(connection).earn()
                 output.flush(connection, now)
 
     def run_timers(self, now: float) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from gvproxy.stack.path import FIRST_QUESTION, QUESTION
 from gvproxy.stack.stack import MAX_COSTLY
 from taplink import vnet
 
@@ -31,7 +32,13 @@ def carried(bench: Bench, *frames: bytes) -> int:
 def test_what_a_connection_takes(bench: Bench) -> None:
     assert carried(bench, Peer(bench).syn()) == 0
     peer = Peer(bench, sport=6000).connect()
-    assert carried(bench, peer.data(BODY)) == 20 + 32 + len(BODY)
+    size = 20 + 32 + len(BODY)
+    assert carried(bench, peer.data(BODY)) == size + FIRST_QUESTION
+    assert carried(bench, peer.data(BODY)) == size + QUESTION
+    assert carried(bench, peer.data(BODY), peer.data(BODY)) == 2 * size + QUESTION
+    assert carried(bench, peer.make(ACK), peer.make(ACK)) == 2 * (20 + 32)
+    peer.seq += 10
+    assert carried(bench, peer.data(b"x")) == 20 + 32 + 1, "out of order"
 
 
 def test_what_a_connection_without_timestamps_takes(bench: Bench) -> None:
@@ -40,7 +47,7 @@ def test_what_a_connection_without_timestamps_takes(bench: Bench) -> None:
     where = {"destination": OUTSIDE, "options": b"", "sport": 6000}
     (answer,) = bench.give(tcp(flags=SYN, seq=7, **where))  # type: ignore[arg-type]
     frame = tcp(BODY, flags=ACK, seq=8, ack=answer.data.data.seq + 1, **where)  # type: ignore[arg-type]
-    assert carried(bench, frame) == 20 + len(BODY)
+    assert carried(bench, frame) == 20 + len(BODY) + FIRST_QUESTION
     assert user.data == BODY
 
 
@@ -105,4 +112,4 @@ def test_a_frame_with_a_header_of_the_link() -> None:
     peer.connect()
     before = port.carried
     bench.give(peer.data(BODY), port=port)
-    assert len(BODY) <= port.carried - before <= len(BODY) + 60
+    assert port.carried - before == 20 + 32 + len(BODY) + FIRST_QUESTION
