@@ -153,6 +153,14 @@ class _Value:
             found[key.value] = value
         return {key: value for key, value in found.items() if value.given}
 
+    def complete(self) -> None:
+        """Refuse a mapping's keys without a value, which would be as if they were left out."""
+        assert isinstance(self.node, MappingNode)
+        for key, node in self.node.value:
+            value = _Value(self.file, f"{self.path}.{key.value}", node)
+            if not value.given:
+                raise value.error("must not be empty")
+
     def pairs(self, key: Callable[["_Value"], T]) -> dict[T, "_Value"]:
         """Return a mapping whose keys are values themselves, read by `key`."""
         self.mapping()
@@ -231,6 +239,7 @@ def _rule(value: _Value) -> Rule:
     actions = keys.keys() & {"allow", "deny"}
     if len(actions) != 1:
         raise value.error("needs either allow or deny")
+    value.complete()
     (action,) = actions
     networks = keys[action].one_or_more(read_destination)
     ports = keys["ports"].one_or_more(read_ports) if "ports" in keys else ()

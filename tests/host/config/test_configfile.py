@@ -212,6 +212,13 @@ def test_every_key(path: Path, text: str, settings: dict[str, Any]) -> None:
         ),
         ("stack: {destinations: [{deny: any, to: a}]}", "destinations[0].to @1 is no known key"),
         ("stack: {destinations: [{deny: []}]}", "destinations[0].deny @1 must not be empty"),
+        # Left out it would match all, and its list may be behind a `#`.
+        (
+            "stack:\n  destinations:\n  - allow: any\n    ports:\n    # - 443",
+            "stack.destinations[0].ports @4 must not be empty",
+        ),
+        ("stack: {destinations: [{allow: any, guests: ''}]}", "[0].guests @1 must not be empty"),
+        ("stack: {destinations: [{deny: any, protocols: ~}]}", "protocols @1 must not be empty"),
         (
             "stack: {destinations: [{deny: [any, 10.0.0.0/33]}]}",
             "stack.destinations[0].deny[1] @1 must be an IP address or network, not '10.0.0.0/33'",
