@@ -82,8 +82,10 @@ class _Value:
         return str(self.node.value)
 
     def integer(self) -> int:
-        if self.node.tag != _TAG + "int" or not re.fullmatch("[+-]?[0-9]{1,9}", self.node.value):
-            raise self.error("must be a number")
+        if self.node.tag != _TAG + "int" or not re.fullmatch("[+-]?[0-9]+", self.node.value):
+            raise self.error("must be a whole number")
+        if len(self.node.value.lstrip("+-")) > 9:
+            raise self.error("must have nine digits at most")
         return int(self.node.value)
 
     def positive(self) -> int:

@@ -128,7 +128,7 @@ def checked(parse: Callable[[str], T]) -> Callable[[str], T]:
 def integer(text: str) -> int:
     """Read a decimal number, as the type of a flag."""
     if not _INTEGER.fullmatch(text):
-        raise ValueError(f"{text!r} is not a number")
+        raise ValueError(f"{text!r} is no whole number")
     return int(text)
 
 

@@ -65,11 +65,12 @@ def test_false(parser: flags.Parser, text: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["-number", "big"], "-number: 'big' is not a number"),
-        (["-number", "1_500"], "-number: '1_500' is not a number"),
-        (["-number", "٣"], "-number: '٣' is not a number"),
-        (["-number="], "-number: '' is not a number"),
-        (["-number", "9" * 5000], f"-number: '{'9' * 5000}' is not a number"),
+        (["-number", "big"], "-number: 'big' is no whole number"),
+        (["-number", "1.5"], "-number: '1.5' is no whole number"),
+        (["-number", "1_500"], "-number: '1_500' is no whole number"),
+        (["-number", "٣"], "-number: '٣' is no whole number"),
+        (["-number="], "-number: '' is no whole number"),
+        (["-number", "9" * 5000], f"-number: '{'9' * 5000}' is no whole number"),
         (["-number"], "-number: expected one argument"),
         (["-debug=maybe"], "-debug: 'maybe' is neither true nor false"),
         (["-debug=yEs"], "-debug: 'yEs' is neither true nor false"),

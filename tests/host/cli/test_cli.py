@@ -105,7 +105,7 @@ def ssh_forward(
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["-mtu", "big"], "'big' is not a number"),
+        (["-mtu", "big"], "'big' is no whole number"),
         (["-mtu", "100"], "-mtu must be from"),
         (["-nonsense"], "unrecognized arguments"),
         (["-listen", "http://x"], "unknown scheme"),
