@@ -94,7 +94,8 @@ class GuestPort(ABC):
 
     def bound_queue(self, limit: int) -> None:
         """Have no more than `limit` bytes wait, but for a last frame."""
-        self._limit, self._high_water, self._low_water = limit, limit >> 2, limit >> 4
+        self._limit, self._high_water = limit, limit >> 2
+        self._low_water = limit >> 4 or 1  # an empty queue is below it
 
     def close(self, why: str) -> None:
         """Detach from the stack and give the guest's connection up."""

@@ -463,6 +463,16 @@ def test_congestion_comes_and_goes(slow: Bench) -> None:
     assert slow.stack.told.count("ready") == 1
 
 
+@pytest.mark.parametrize("limit", [1, 15, 16])
+def test_congestion_of_the_smallest_queue_goes_too(slow: Bench, limit: int) -> None:
+    slow.port.bound_queue(limit)
+    slow.port.send(vnet.PLAIN, bytes(60))
+    assert slow.port.congested
+    slow.loop.run()
+    assert not slow.port.congested
+    assert slow.stack.told.count("ready") == 1
+
+
 def test_what_is_sent_on_being_ready_leaves_too(slow: Bench) -> None:
     def ready(port: StreamPort, now: float) -> None:
         port.send(vnet.PLAIN, b"waited")
