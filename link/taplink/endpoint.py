@@ -377,11 +377,19 @@ def identity(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def unlink(path: str, listener: tuple[int, int] | None) -> None:
-    """Remove the file of a listener, by its `identity`, unless another has taken its place."""
+def unlink(path: str, listener: tuple[int, int] | None) -> OSError | None:
+    """Remove the file of a listener, by its `identity`, unless another has taken its place.
+
+    Returns why it is still there, if it is.
+    """
     if listener is not None and identity(path) == listener:
-        with contextlib.suppress(OSError):
+        try:
             os.unlink(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return error
+    return None
 
 
 def _bind_unix(endpoint: Endpoint) -> socket.socket:

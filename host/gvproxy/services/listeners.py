@@ -5,10 +5,12 @@ is `udpforward`'s.
 """
 
 import asyncio
+import logging
 import os
 import socket
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from asyncssh import SSHKey
 
     from gvproxy.services.sshtunnel import SshTunnel
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 KEY_TIMEOUT = 10.0
@@ -123,9 +127,13 @@ class Listeners:
         self, path: str, take: Take, closed: Callable[[], None] | None = None
     ) -> Listener:
         try:
-            return _UnixListener(self._loop, path, take, closed)
+            return _UnixListener(self._loop, path, take, partial(self._stays, path), closed)
         except ListenError as error:
             raise ListenError(self._explained(error, path, Use.SOCKETS)) from error
+
+    def _stays(self, path: str, error: OSError) -> None:
+        hint = self.explain(path, Use.REMOVE) if isinstance(error, PermissionError) else ""
+        log.warning("%s cannot be removed: %s%s", path, reason(error), hint)
 
     def _explained(self, error: Exception, path: str, use: Use) -> str:
         """Return an error's text, with what the sandbox has to do with it."""
@@ -153,9 +161,12 @@ class _UnixListener:
         loop: AbstractEventLoop,
         path: str,
         take: Take,
-        closed: Callable[[], None] | None = None,
+        stays: Callable[[OSError], None],
+        closed: Callable[[], None] | None,
     ) -> None:
+        """`stays` is called with why its file could not be removed."""
         self._path = path
+        self._stays = stays
         self._closed = closed
         try:
             # Mode 0600; a socket that nobody answers on is replaced, and nothing else.
@@ -167,7 +178,9 @@ class _UnixListener:
 
     def close(self) -> None:
         self._acceptor.close()
-        endpoint.unlink(self._path, self._identity)
+        error = endpoint.unlink(self._path, self._identity)
+        if error is not None:
+            self._stays(error)
         if self._closed is not None:
             self._closed()
 

@@ -209,6 +209,29 @@ def test_without_the_sandbox_there_is_none_but_no_core_dumps(folder: Path) -> No
     assert "sandbox" not in daemon.process.log.read_text()
 
 
+@needs_landlock
+def test_a_socket_of_the_state_that_has_to_stay_is_named(folder: Path) -> None:
+    """It was made before, and its folder is not among those that are open."""
+    path = folder / "other/web.sock"
+    earlier = start(folder, "-drop-privileges=false")
+    expose(earlier, str(path), f"tcp://{DEVICE}:80", "unix")
+    until(lambda: _has_saved(folder, "web.sock"), "the state is saved")
+    earlier.process.stop()
+    assert not path.exists()
+    daemon = start(folder)
+    daemon.post(UNEXPOSE, {"local": str(path), "protocol": "unix"})
+    assert path.exists()
+    daemon.process.stop()
+    said = daemon.process.log.read_text()
+    assert (
+        said.count(
+            f"{path} cannot be removed: Permission denied; "
+            f"-allow-path {path.parent} opens that folder to gvproxy"
+        )
+        == 1
+    )
+
+
 @needs_root
 def test_an_ordinary_user_is_confined_as_well(folder: Path) -> None:
     for path in (folder, folder / "own"):
