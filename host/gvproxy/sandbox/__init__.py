@@ -82,7 +82,7 @@ def confine(config: Config) -> Explain:
         # does without.
         ctypes.util.find_library = _find_no_library
         there.insert(0, "no_new_privs")  # which each of them sets
-    parts = [", ".join(part) for part in (there, missing) if part]
+    parts = [", ".join(there) or "none", *([", ".join(missing)] if missing else [])]
     log.info("sandbox: %s", "; ".join(parts))
     if "Landlock" not in there:
         return unconfined

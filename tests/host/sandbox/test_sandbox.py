@@ -172,7 +172,7 @@ def test_all_that_is_in_force_is_said_in_one_line(confined: Outcome, folder: Pat
         ),
         (
             "pyprctl landlockpy seccomp pyseccomp",
-            "no capabilities (without pyprctl), "
+            "none; no capabilities (without pyprctl), "
             "no Landlock (without landlockpy), no seccomp (without libseccomp)",
             "read",
         ),
