@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from taplink.flags import Parser, integer
+from taplink.flags import Parser
 from tests.lab.cable import CONNECT, StreamEnd, carry
 from tests.lab.impairment import Channel, Impairment
 
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str]) -> None:
     """Lay the cable, for ever."""
     parser = Parser(_PROGRAM, __doc__.partition("\n")[0])
     parser.add_switch("--plain", "hyperkit in place of taplink/1")
-    parser.add_argument("--seed", type=integer, default=1, help="of what happens by chance")
+    parser.add_argument("--seed", type=int, default=1, help="of what happens by chance")
     for name in ("listen", "target", "control"):
         parser.add_argument(name, type=Path, help="a unix socket's path")
     flags = parser.read(arguments)

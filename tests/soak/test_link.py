@@ -25,7 +25,7 @@ def cable(folder: Path, *, plain: bool) -> Iterator[tuple[socket.socket, socket.
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as agent:
         listener.bind(str(target))
         listener.listen()
-        argv = link.command(listen, target, folder / "control", seed=1, plain=plain)
+        argv = link.command(listen, target, folder / "control", seed=(1 << 32) - 1, plain=plain)
         process = Process("cable", argv, folder / "cable.log", {"PYTHONPATH": str(ROOT)})
         try:
             process.wait_for("ready")
