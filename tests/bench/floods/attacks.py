@@ -133,7 +133,7 @@ def _connected(
     def run(path: Path, part: float, stop: Stop) -> float:
         talker = Talker(path)
         options = tcp.build_syn_options(1460, 7, True, (_TSVAL, 0))
-        talker.open(HOST, HOLD_PORT, 1, options=options)
+        talker.open(stop, HOST, HOLD_PORT, 1, options=options)
         (peer,) = talker.peers.values()
         made = list(islice(make(peer.ports, peer.snd_nxt, peer.rcv_nxt), max(1, int(MANY * part))))
         with talker.sock as sock:
@@ -172,7 +172,7 @@ def _stalled(path: Path, part: float, stop: Stop) -> float:
     talker = Talker(path)
     stop.begun()
     with talker.sock:
-        talker.open(HOST, HOLD_PORT, int(CONNECTIONS * part))
+        talker.open(stop, HOST, HOLD_PORT, int(CONNECTIONS * part))
         ends = monotonic() + 1
         while not stop.asked and not (stop.once and monotonic() > ends):
             told: dict[int, int] = {}
@@ -193,7 +193,7 @@ def _slow(name: str, label: str, port: int, beginning: bytes) -> Flood:
         talker = Talker(path)
         stop.begun()
         with talker.sock:
-            talker.open(GATEWAY, port, int(CONNECTIONS * part))
+            talker.open(stop, GATEWAY, port, int(CONNECTIONS * part))
             peers = list(talker.peers.values())
             for peer in peers:
                 talker.tell(peer, beginning)
@@ -250,7 +250,7 @@ def _unread(path: Path, part: float, stop: Stop) -> float:
     """Frames for a guest that does not read, and a download of its own that it does not read."""
     reader = Talker(path)
     with reader.sock, connect(path) as sock:
-        reader.open(HOST, HOLD_PORT, 1)
+        reader.open(stop, HOST, HOLD_PORT, 1)
         frame = frames.eth(bytes(1500), source=_OTHER_MAC, destination=MAC)
         made = [frame] * max(1, int(MANY * part))
         return blast(sock, frames.pack(made), stop) * len(made)

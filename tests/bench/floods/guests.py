@@ -126,14 +126,16 @@ class Talker:
 
     def open(
         self,
+        stop: Stop,
         destination: bytes,
         port: int,
         count: int,
-        window: int = 0xFFFF,
         options: bytes = OPTIONS,
     ) -> None:
         """Open connections from ports 10000 on, as many as are taken; each has an ACK after it."""
         for first in range(10000, 10000 + count, 50):
+            if stop.asked:
+                break
             numbers = range(first, min(first + 50, 10000 + count))
             self.send(
                 *(
@@ -150,7 +152,7 @@ class Talker:
                     if flags & tcp.RST:
                         continue
                     peer = self.peers[own] = Peer(destination, (own, port), 1, seq + 1)
-                    self.tell(peer, window=window)
+                    self.tell(peer)
 
     def tell(self, peer: Peer, data: bytes = b"", *, window: int = 0xFFFF) -> None:
         """Acknowledge, and send text."""
