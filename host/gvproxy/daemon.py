@@ -17,7 +17,7 @@ from importlib.metadata import version
 from math import inf
 from secrets import token_bytes
 
-from gvproxy import activation, sandbox
+from gvproxy import activation, heap, sandbox
 from gvproxy.activation import Inherited
 from gvproxy.api.profiler import Profiler
 from gvproxy.api.service import ApiService, sent_away
@@ -138,9 +138,10 @@ async def _serve(config: Config, inherited: Sequence[Inherited]) -> int:
         log.info("gvproxy %s is ready", version("vsock-tap"))
         notify("READY=1")
         feed_watchdog(notify, loop)
-        log.info("ending (%s)", await stop)
-        notify("STOPPING=1")
-        await daemon.drain(config.drain, at_once)
+        with heap.searched_when_quiet(loop, daemon.quotas.held):
+            log.info("ending (%s)", await stop)
+            notify("STOPPING=1")
+            await daemon.drain(config.drain, at_once)
     finally:
         await daemon.close()
         for number in numbers:  # another Ctrl-C has nothing left to end
@@ -162,7 +163,7 @@ class Daemon:
         self._alarm: TimerHandle | None = None
         limits, rest = within_descriptors(config.limits, descriptor_limit(), RESERVED)
         limits = replace(limits, dhcp_leases=limits.dhcp_leases.within(_pool(config)))
-        self._quotas = quotas = Quotas(limits)
+        self.quotas = quotas = Quotas(limits)
         network = config.subnet
         owned = {config.gateway_ip, *config.virtual_ips}
         self.stack = Stack(
@@ -257,11 +258,11 @@ class Daemon:
                 self.network,
                 self._config.gateway_ip,
                 self._is_gateway,
-                self._quotas.guest_api_connections,
+                self.quotas.guest_api_connections,
             )
         gateway = str(self._config.gateway_ip)
         await self.network.start_server(
-            self._dns_tcp.serve, gateway, dns.PORT, quota=self._quotas.dns_connections
+            self._dns_tcp.serve, gateway, dns.PORT, quota=self.quotas.dns_connections
         )
         await self._publish()
         # A start that fails should not cost another daemon its pid file or its capture, nor let
@@ -473,7 +474,7 @@ class Daemon:
             "Resolver": self._resolver.counters,
             "Destinations": self._destinations.counters,
         }
-        uses = self._quotas.uses | self._guests.uses | self._api.uses
+        uses = self.quotas.uses | self._guests.uses | self._api.uses
         uses["tcp_buffers"] = connections.buffered
         return stats(totals, self.stack.counters, connections.tcp_counters, services, uses)
 

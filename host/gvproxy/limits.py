@@ -183,6 +183,10 @@ class Quotas:
         self.published = Quota(limits.published)
         self.udp_clients = Quota(limits.udp_clients)
 
+    def held(self) -> int:
+        """Return how many entries all tables have."""
+        return sum(quota.used for quota in vars(self).values() if isinstance(quota, Quota))
+
     @property
     def uses(self) -> dict[str, Use]:
         """Return the use of each table, by its name."""

@@ -62,12 +62,13 @@ class Guest(lab.Port):
         self._size = 0
         bench.stack.attach(self)
 
-    def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
+    def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> bool:
         if self._size > _LIMIT:
-            return
+            return False
         super().send(meta, header, payload)
         self._size += len(header) + len(payload)
         self.congested = self._size > _HIGH_WATER
+        return True
 
     def read(self) -> None:
         """Take all that waits, and look at it."""

@@ -41,9 +41,9 @@ class Captured(GuestPort):
 
     capture: "Capture"
 
-    def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
+    def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> bool:
         self.capture.record(b"".join((header, payload)))
-        super().send(meta, header, payload)
+        return super().send(meta, header, payload)
 
     def received(self, frames: list[memoryview]) -> int:
         frames = frames[:MAX_COSTLY]  # all of which are taken

@@ -145,7 +145,7 @@ class GuestPort(ABC):
         if self._closed is not None:
             self._go_on()
 
-    def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
+    def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> bool:
         """See `gvproxy.stack.port.Port`."""
         raise NotImplementedError
 

@@ -82,17 +82,17 @@ class PacketPort(GuestPort):
 
     # Out
 
-    def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
+    def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> bool:
         counters, size = self.counters, len(header) + len(payload)
         if self._size > self._limit or size > MAX_FRAME or self._closed is None:
             counters.dropped += 1
-            return
+            return False
         counters.frames_out += 1
         counters.bytes_out += size
         if self.offset:
             header = meta + header
         if not self._queue and self._transmit(header, payload):
-            return
+            return True
         self._queue.append((header, payload))
         self._size += len(header) + len(payload)
         if self._size > self._high_water:
@@ -100,6 +100,7 @@ class PacketPort(GuestPort):
         if not self._blocked:
             self._blocked = True
             self._wait()
+        return True
 
     def _transmit(self, header: bytes, payload: bytes | memoryview) -> bool:
         """Send one frame; False where the guest does not take it now, or has gone."""

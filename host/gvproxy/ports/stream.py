@@ -18,7 +18,7 @@ from taplink.text import reason
 from taplink.vnet import Offload
 
 MAX_BUFFERS = 1024  # Linux: UIO_MAXIOV
-LAST_SECONDS = 0.02
+LAST_SECONDS = 0.01
 """For how long a guest that takes nothing is read before it is given up."""
 EARLY = 24 << 10
 """Bytes that do not wait for the end of their batch where frames are complete: making them took
@@ -127,12 +127,12 @@ class StreamPort(GuestPort):
 
     # Out
 
-    def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
+    def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> bool:
         counters = self.counters
         size = len(header) + len(payload)
         if self._size > self._limit or size > self._largest or self._closed is None:
             counters.dropped += 1
-            return
+            return False
         if self.offset:
             self._queue.append(self._pack(size + self.offset) + meta + header)
         else:
@@ -145,7 +145,7 @@ class StreamPort(GuestPort):
         if self._size > self._high_water:
             self.congested = True
         if self._blocked:
-            return
+            return True
         if self._size >= self._early:
             # Only that: whoever sends is in the midst of it, and hears what follows a turn later.
             with suppress(OSError):
@@ -153,6 +153,7 @@ class StreamPort(GuestPort):
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush_turn)
+        return True
 
     def _write(self) -> None:
         queue = self._queue

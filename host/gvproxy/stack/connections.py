@@ -23,8 +23,8 @@ from gvproxy.wire import icmp, ipv4, tcp
 from gvproxy.wire.checksum import ones_sum, pseudo_header, valid
 
 EPHEMERAL = range(32768, 61000)  # Linux: ip_local_port_range
-MAX_DROPS = 500
-"""Connections of guests that have gone that are ended at a time, which takes some 20 ms."""
+MAX_DROPS = 200
+"""Connections of guests that have gone that are ended at a time, which takes some 10 ms."""
 DROPS = 64
 """Of one guest that has gone, at a time: some 3 ms, for nobody waits for that."""
 

@@ -28,8 +28,8 @@ class Port(Protocol):
     def flush(self) -> None:
         """Send what waits for the end of the batch."""
 
-    def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
-        """Queue one frame, or drop and count it when the queue is full.
+    def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> bool:
+        """Queue one frame, or drop and count it when the queue is full; tells which.
 
         `meta` is a virtio-net header, `vnet.PLAIN` unless `offload` allows more; `header` begins
         with Ethernet.  The payload must not change afterwards.

@@ -110,9 +110,8 @@ class Switch:
         if not ethernet.is_multicast(destination):
             station = self.stations.get(destination)
             if station is not None and station.port.attached:
-                if station.port is not port:
+                if station.port is not port and self._deliver(station.port, frame, offset):
                     port.carried += len(frame)
-                    self._deliver(station.port, frame, offset)
                 return
         if len(self.ports) > 1 and self._may_flood(port, _pieces(frame, offset), now):
             for other in list(self.ports.values()):
@@ -130,26 +129,27 @@ class Switch:
         self._floods[port.number] = left - count, now
         return True
 
-    def _deliver(self, port: Port, frame: memoryview, offset: int) -> None:
+    def _deliver(self, port: Port, frame: memoryview, offset: int) -> bool:
+        """Send a frame to `port`; tells whether it, or some of it, was queued."""
         meta = bytes(frame[:offset]) or vnet.PLAIN
         body = bytes(frame[offset:])
         if meta[0] & vnet.F_NEEDS_CSUM and not _takes(port.offload, meta[1]):
             header = _header_length(meta, body)
             if not header:
                 self._counters.malformed += 1
-                return
-            for head, payload in gso.complete(meta, body[:header], memoryview(body)[header:]):
-                self._send_plain(port, head, payload)
-        elif port.offload:
-            port.send(meta, body)
-        else:
-            self._send_plain(port, body)
+                return False
+            pieces = gso.complete(meta, body[:header], memoryview(body)[header:])
+            sent = [self._send_plain(port, head, payload) for head, payload in pieces]
+            return any(sent)
+        if port.offload:
+            return port.send(meta, body)
+        return self._send_plain(port, body)
 
-    def _send_plain(self, port: Port, header: bytes, payload: bytes | memoryview = b"") -> None:
+    def _send_plain(self, port: Port, header: bytes, payload: bytes | memoryview = b"") -> bool:
         if len(header) + len(payload) > self._largest:
             self._counters.oversized += 1
-        else:
-            port.send(vnet.PLAIN, header, payload)
+            return False
+        return port.send(vnet.PLAIN, header, payload)
 
 
 def _pieces(frame: memoryview, offset: int) -> int:

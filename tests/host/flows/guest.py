@@ -54,13 +54,14 @@ class Cable:
     def flush(self) -> None:
         pass
 
-    def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
+    def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> bool:
         self.sent += 1
         if self.cut:
-            return
+            return True
         if not self._frames:
             self._loop.call_soon(self._arrive)
         self._frames.append(meta + header + bytes(payload))
+        return True
 
     def _arrive(self) -> None:
         frames, self._frames = self._frames, []

@@ -38,17 +38,22 @@ class Port:
         self.offload = int(offload)
         self.congested = self.attached = False
         self.carried = 0
+        self.full = False
+        """Its queue takes no more."""
         self.sent: list[tuple[bytes, bytes]] = []
         self.flushed = 0
 
     def flush(self) -> None:
         self.flushed = len(self.sent)
 
-    def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> None:
+    def send(self, meta: bytes, header: bytes, payload: bytes | memoryview = b"") -> bool:
+        if self.full:
+            return False
         assert len(meta) == vnet.SIZE
         if not self.offload:
             assert meta == vnet.PLAIN
         self.sent.append((meta, header + bytes(payload)))
+        return True
 
     def take(self) -> list[bytes]:
         """Return the frames sent since the last call, their checksums made where they were not."""

@@ -6,7 +6,7 @@ from gvproxy.stack.path import FIRST_QUESTION, QUESTION
 from gvproxy.stack.stack import MAX_COSTLY
 from taplink import vnet
 
-from .bench import GATEWAY, OTHER, OTHER_MAC, OUTSIDE, Bench, break_at, echo, ether, tcp, udp
+from .bench import GATEWAY, OTHER, OTHER_MAC, OUTSIDE, Bench, Port, break_at, echo, ether, tcp, udp
 from .peer import ACK, SYN, Peer, User
 from .test_sessions import Outside, fragments
 
@@ -21,6 +21,14 @@ def bench() -> Bench:
     bench.meet(OTHER, OTHER_MAC, bench.attach())
     bench.sent()
     return bench
+
+
+@pytest.fixture
+def other(bench: Bench) -> Port:
+    """Return the second guest's port."""
+    port = bench.stack.switch.stations[OTHER_MAC].port
+    assert isinstance(port, Port)
+    return port
 
 
 def carried(bench: Bench, *frames: bytes) -> int:
@@ -65,9 +73,11 @@ def test_a_datagram_that_came_in_fragments(bench: Bench) -> None:
     assert carried(bench, *rest) == 4008
 
 
-def test_a_frame_for_another_guest(bench: Bench) -> None:
+def test_a_frame_for_another_guest(bench: Bench, other: Port) -> None:
     frame = udp(BODY, destination=OTHER, to=OTHER_MAC)
     assert carried(bench, frame) == len(frame)
+    other.full = True
+    assert carried(bench, frame) == 0, "its guest does not read"
 
 
 @pytest.mark.parametrize(
