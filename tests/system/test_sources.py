@@ -1,13 +1,16 @@
 """One guest attacks another: the real agent is the victim, and what it sees is its kernel's."""
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import dpkt
 import pytest
 
 from tests.lab import dialects
-from tests.lab.dialects import closing
+from tests.lab.dialects import Guest, closing
+from tests.lab.namespace import Namespace
 from tests.lab.network import World, make_guest
 from tests.lab.programs import DEVICE, GATEWAY, Gvproxy
 from tests.lab.wait import NotYetError, until
@@ -25,31 +28,76 @@ def lie(address: str, mac: bytes = MALLORY) -> bytes:
     return bytes(dpkt.ethernet.Ethernet(src=mac, dst=b"\xff" * 6, type=0x0806, data=arp))
 
 
-@pytest.mark.parametrize("checks", [True, False])
-def test_the_gateways_address_and_the_victims_are_not_taken(world: World, checks: bool) -> None:
+@contextmanager
+def attack(world: World, *, checks: bool) -> Iterator[tuple[Gvproxy, Namespace, Guest]]:
+    """Have a victim with its lease, and Mallory."""
     gvproxy = Gvproxy(world.folder, world.host, f"-source-checks={str(checks).lower()}")
-    refused = (2, 1) if checks else (0, 0)
     try:
         with (
             make_guest(world, gvproxy) as (guest, _),
             closing(dialects.connect(gvproxy.path)) as mallory,
         ):
-            assert "1 received" in guest.run("ping", "-c", "1", "-W", "10", GATEWAY)
-            mallory.send(lie(GATEWAY), lie(DEVICE), lie(DEVICE, bytes.fromhex("5a94efe40cee")))
-
-            def judged() -> None:
-                ports = {port["dialect"]: port for port in gvproxy.get("/ports")}
-                if ports["hyperkit"]["frames_in"] < 3:
-                    raise NotYetError("the lies have not arrived")
-
-            until(judged, "gvproxy has the lies")
-            details: dict[str, Any] = gvproxy.get("/stats")["Details"]["Stack"]
-            assert (details["AddressesSpoofed"], details["MacsSpoofed"]) == refused
-            cam = gvproxy.get("/cam")
-            assert (cam[VICTIM] == 0) == checks
-            if checks:
-                assert GATEWAY_MAC in guest.run("ip", "neighbour", "show", GATEWAY)
-                guest.run("ip", "neighbour", "flush", "dev", "tap0")
-                assert "1 received" in guest.run("ping", "-c", "1", "-W", "10", GATEWAY)
+            yield gvproxy, guest, mallory
     finally:
         gvproxy.process.stop()
+
+
+def judged(gvproxy: Gvproxy, lies: int) -> dict[str, Any]:
+    """Wait until gvproxy has as many of Mallory's frames; returns what it has refused."""
+
+    def look() -> None:
+        ports = {port["dialect"]: port for port in gvproxy.get("/ports")}
+        if ports["hyperkit"]["frames_in"] < lies:
+            raise NotYetError("the lies have not arrived")
+
+    until(look, "gvproxy has the lies")
+    refused: dict[str, Any] = gvproxy.get("/stats")["Details"]["Stack"]
+    return refused
+
+
+@pytest.mark.parametrize("checks", [True, False])
+def test_the_gateways_address_and_the_victims_are_not_taken(world: World, checks: bool) -> None:
+    with attack(world, checks=checks) as (gvproxy, guest, mallory):
+        assert "1 received" in guest.run("ping", "-c", "1", "-W", "10", GATEWAY)
+        mallory.send(lie(GATEWAY), lie(DEVICE), lie(DEVICE, bytes.fromhex("5a94efe40cee")))
+        details = judged(gvproxy, 3)
+        refused = (2, 1) if checks else (0, 0)
+        assert (details["AddressesSpoofed"], details["MacsSpoofed"]) == refused
+        cam = gvproxy.get("/cam")
+        assert (cam[VICTIM] == 0) == checks
+        if checks:
+            assert GATEWAY_MAC in guest.run("ip", "neighbour", "show", GATEWAY)
+            guest.run("ip", "neighbour", "flush", "dev", "tap0")
+            assert "1 received" in guest.run("ping", "-c", "1", "-W", "10", GATEWAY)
+
+
+def advertisement() -> bytes:
+    """Return what makes Mallory the IPv6 router of all that believe it."""
+    ours, everyone = (socket.inet_pton(socket.AF_INET6, name) for name in ("fe80::66", "ff02::1"))
+    # Hop limit 64, a router for half an hour (RFC 4861 §4.2), and its link-layer address.
+    advert = bytes((64, 0)) + (1800).to_bytes(2, "big") + bytes(8) + bytes((1, 1)) + MALLORY
+    message = dpkt.icmp6.ICMP6(type=134, code=0, data=advert)
+    packet = dpkt.ip6.IP6(src=ours, dst=everyone, nxt=58, hlim=255, data=message)
+    packet.plen, packet.extension_hdrs = len(message), {}
+    multicast = bytes.fromhex("333300000001")
+    return bytes(dpkt.ethernet.Ethernet(src=MALLORY, dst=multicast, type=0x86DD, data=packet))
+
+
+@pytest.mark.parametrize("checks", [True, False])
+def test_nobody_is_the_victims_router(world: World, checks: bool) -> None:
+    with attack(world, checks=checks) as (gvproxy, guest, mallory):
+        guest.set("net/ipv6/conf/tap0/accept_ra", "2")
+
+        def routes() -> str:
+            return guest.run("ip", "-6", "route", "show", "default")
+
+        def believed() -> None:
+            if "via fe80::66 dev tap0" not in routes():
+                raise NotYetError("the victim has no such router")
+
+        mallory.send(advertisement())
+        assert judged(gvproxy, 1)["RoutersRefused"] == checks
+        if checks:
+            assert "fe80::66" not in routes()
+        else:
+            until(believed, "the victim believes Mallory")

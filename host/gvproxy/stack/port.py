@@ -100,6 +100,7 @@ class StackCounters:
     macs_spoofed: int = 0
     addresses_spoofed: int = 0
     dhcp_servers_refused: int = 0
+    routers_refused: int = 0
     floods_refused: int = 0
     neighbours_refused: int = 0
     arp_requests: int = 0

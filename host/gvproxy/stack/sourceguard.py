@@ -12,9 +12,9 @@ ports,
 * nobody answers DHCP clients.
 
 Frames are judged before they reach other guests, or our neighbour table.  Addresses outside the
-subnet are nobody's: guests may have networks of their own, and be routers.  IPv6 passes unseen, but
-nothing here counts on four bytes.  What an established connection or session sends the short way
-(`stack`) has been judged at its beginning; it is tied to the port.
+subnet are nobody's: guests may have networks of their own, and be routers.  Of IPv6 `raguard` alone
+is asked, but nothing here counts on four bytes.  What an established connection or session sends
+the short way (`stack`) has been judged at its beginning; it is tied to the port.
 """
 
 import logging
@@ -26,6 +26,7 @@ from struct import Struct
 
 from gvproxy.complaint import Complaint
 from gvproxy.stack.port import Port, StackConfig, StackCounters, Station
+from gvproxy.stack.raguard import RouterGuard
 from gvproxy.stack.switch import AGEING, Switch
 from gvproxy.wire import arp, ethernet, ipv4, udp
 from taplink import vnet
@@ -77,6 +78,7 @@ class SourceGuard:
         self._macs = Complaint(log)
         self._addresses = Complaint(log)
         self._servers = Complaint(log)
+        self._routers = RouterGuard(counters)
 
     def user(self, address: bytes) -> bytes | None:
         """Return the MAC address of the guest that has `address` and is there."""
@@ -149,6 +151,8 @@ class SourceGuard:
             )
         if kind == ethernet.TYPE_ARP:
             return self._judge_arp(station, frame, at, now)
+        if kind == ethernet.TYPE_IPV6:
+            return to_us or self._routers.permits(station, frame, at, now)
         if kind in _TAGS:
             self._counters.malformed += 1
             return False

@@ -1,10 +1,7 @@
-"""Attacks of one guest on another, or on the gateway: what a victim is sent, and who is believed.
-
-`port` of a bench is the victim's, who has GUEST; Mallory is behind another.
-"""
+"""Attacks on another guest, or on the gateway: what a victim is sent, and who is believed."""
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import dpkt
 import pytest
@@ -15,18 +12,16 @@ from gvproxy.stack.sourceguard import ANSWER_TIME, ASK_INTERVAL, MAX_ADDRESSES, 
 from gvproxy.stack.switch import AGEING
 from gvproxy.wire import ethernet
 
+from .attack import BROADCAST, MALLORY, MALLORY_MAC, Scene, make, snap, tagged
 from .bench import (
     ALL,
     GATEWAY,
     GATEWAY_MAC,
     GUEST,
     MAC,
-    OTHER,
-    OTHER_MAC,
     OUTSIDE,
     VIRTUAL,
     Bench,
-    Port,
     arp,
     echo,
     ether,
@@ -37,64 +32,12 @@ from .bench import (
 )
 
 REPLY = dpkt.arp.ARP_OP_REPLY
-MALLORY, MALLORY_MAC = OTHER, OTHER_MAC
 FREE = GATEWAY[:3] + b"\x50"
-BROADCAST = ethernet.BROADCAST
-
-
-@dataclass
-class Scene:
-    """A victim who has spoken, and Mallory who has, too."""
-
-    bench: Bench
-    mallory: Port
-
-    @property
-    def victim(self) -> Port:
-        return self.bench.port
-
-    @property
-    def guard(self) -> SourceGuard:
-        guard = self.bench.stack.guard
-        assert guard is not None
-        return guard
-
-    def attack(self, *frames: bytes) -> list[bytes]:
-        """Have Mallory send frames; returns what the victim gets."""
-        self.victim.take()
-        self.bench.give(*frames, port=self.mallory)
-        return self.victim.take()
-
-    def user(self, address: bytes = GUEST) -> bytes | None:
-        """Return whom the gateway would send to."""
-        station = self.bench.stack.neighbours.get(address)
-        return None if station is None else station.mac
-
-
-def make(*, source_checks: bool = True) -> Scene:
-    bench = Bench(source_checks=source_checks)
-    mallory = bench.attach()
-    bench.meet()
-    bench.meet(MALLORY, MALLORY_MAC, mallory)
-    mallory.take()
-    return Scene(bench, mallory)
 
 
 @pytest.fixture
 def scene() -> Scene:
     return make()
-
-
-def tagged(frame: bytes, *tags: tuple[int, int]) -> bytes:
-    """Put VLAN tags, each of a type and an ID, into a frame."""
-    inside = b"".join(struct.pack("!HH", *tag) for tag in tags)
-    return frame[:12] + inside + frame[12:]
-
-
-def snap(frame: bytes) -> bytes:
-    """Write a frame as RFC 1042 does."""
-    body = bytes.fromhex("aaaa03000000") + frame[12:]
-    return frame[:12] + struct.pack("!H", len(body)) + body
 
 
 # MAC addresses
@@ -254,7 +197,7 @@ def test_addresses_behind_nat_are_nobodys() -> None:
         udp(source=bytes(4), mac=MALLORY_MAC, destination=b"\xff" * 4, to=BROADCAST),
         arp(GUEST, sender=b"\xa9\xfe\1\2", mac=MALLORY_MAC),  # link-local (RFC 3927)
         udp(source=OUTSIDE, mac=MALLORY_MAC, destination=GUEST, to=MAC),  # a router's
-        ether(bytes(40), kind=ethernet.TYPE_IPV6, mac=MALLORY_MAC, to=MAC),
+        ether(bytes(39), kind=ethernet.TYPE_IPV6, mac=MALLORY_MAC, to=MAC),
         ether(bytes(19), kind=ethernet.TYPE_IPV4, mac=MALLORY_MAC, to=MAC),
         ether(bytes(27), kind=ethernet.TYPE_ARP, mac=MALLORY_MAC, to=MAC),
         ether(bytes(40), kind=0x88CC, mac=MALLORY_MAC, to=MAC),
