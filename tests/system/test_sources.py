@@ -8,11 +8,11 @@ from typing import Any
 import dpkt
 import pytest
 
-from tests.lab import dialects
+from tests.lab import dialects, frames
 from tests.lab.dialects import Guest, closing
 from tests.lab.namespace import Namespace
 from tests.lab.network import World, make_guest
-from tests.lab.programs import DEVICE, GATEWAY, Gvproxy
+from tests.lab.programs import DEVICE, GATEWAY, HOST, Agent, Gvproxy
 from tests.lab.wait import NotYetError, until
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
@@ -101,3 +101,40 @@ def test_nobody_is_the_victims_router(world: World, checks: bool) -> None:
             assert "fe80::66" not in routes()
         else:
             until(believed, "the victim believes Mallory")
+
+
+@pytest.mark.parametrize("checks", [True, False])
+def test_who_is_away_keeps_its_connections(world: World, checks: bool) -> None:
+    """Mallory waits for the victim's agent to be started anew, and takes its MAC address."""
+    secret = b"the victim's own"
+    flags = [f"-source-checks={str(checks).lower()}", *dialects.flags(world.folder, "vfkit")]
+    gvproxy = Gvproxy(world.folder, world.host, *flags)
+    try:
+        with (
+            make_guest(world, gvproxy) as (guest, agent),
+            closing(dialects.come(world.folder, "vfkit")) as mallory,
+            world.host.listen() as listener,
+            guest.connect(HOST, listener.getsockname()[1]) as sock,
+            listener.accept()[0] as server,
+        ):
+            agent.process.kill()
+
+            def gone() -> None:
+                if any(port["dialect"] != "vfkit" for port in gvproxy.get("/ports")):
+                    raise NotYetError("the victim is there")
+
+            until(gone, "the victim's link has ended")
+            server.sendall(secret)
+            mallory.send(frames.who_has(GATEWAY))
+            if not checks:
+                while secret not in bytes(frames.receive(mallory).data):
+                    pass
+                return
+            again = Agent(guest, gvproxy.url)
+            again.wait()
+            sock.settimeout(30)
+            assert sock.recv(64) == secret
+            assert gvproxy.get("/stats")["Details"]["Stack"]["MacsSpoofed"] == 1
+            again.process.stop()
+    finally:
+        gvproxy.process.stop()

@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 IDLE_TIMEOUT = 60.0  # seconds; RFC 5508 REQ-1
 SWEEP_INTERVAL = 10.0
 
-Key = tuple[bytes, bytes, int]
-"""A guest's MAC address, address and identifier."""
+Key = tuple[Station, bytes, int]
+"""A guest, its address and identifier."""
 
 
 class EchoFlows:
@@ -49,22 +49,22 @@ class EchoFlows:
 
     def _forward(self, request: EchoRequest, now: float) -> None:
         packet = request.packet
-        mac, source = packet.station.mac, packet.source
+        station, source = packet.station, packet.source
         host = self._destinations.resolve(
-            Protocol.ICMP, packet.destination, NO_PORT, source, mac, now
+            Protocol.ICMP, packet.destination, NO_PORT, source, station.mac, now
         )
         if host is None:
             self._stack.ip.send_unreachable(packet, icmp.ADMIN_PROHIBITED)
             return
-        key = mac, source, request.identifier
+        key = station, source, request.identifier
         session = self.sessions.use(key, now)
         if session is None:
             try:
-                session = EchoSession(self._loop, self._stack.ip, packet.station, key, self._peers)
+                session = EchoSession(self._loop, self._stack.ip, key, self._peers)
             except OSError as error:
                 self._warn(error, now)
                 return
-            self.sessions.add(key, session, now, packet.station.port)
+            self.sessions.add(key, session, now, station.port)
         session.send(request, host)
 
     def _warn(self, error: OSError, now: float) -> None:
@@ -87,20 +87,18 @@ class EchoSession(Mapping):
 
     __slots__ = ("_guest", "_identifier")
 
-    def __init__(
-        self, loop: AbstractEventLoop, ip: Ip, station: Station, key: Key, peers: Quota
-    ) -> None:
+    def __init__(self, loop: AbstractEventLoop, ip: Ip, key: Key, peers: Quota) -> None:
         sock = socket.socket(
             socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP
         )
+        station, self._guest, self._identifier = key
         super().__init__(loop, ip, station, sock, IDLE_TIMEOUT, peers)
-        _, self._guest, self._identifier = key
 
     def send(self, request: EchoRequest, host: str) -> None:
         """Send a guest's ping to `host`; the kernel puts its own identifier in."""
         message = icmp.build(icmp.ECHO_REQUEST, 0, request.sequence, request.payload)
         packet = request.packet
-        self._admit(host, packet.destination, packet.station)
+        self._admit(host, packet.destination)
         code = self._send(message, (host, 0))
         if code is not None:
             self._ip.send_unreachable(packet, code)

@@ -75,9 +75,8 @@ class Mapping(ABC):
         self._loop.remove_reader(self._sock.fileno())
         self._sock.close()
 
-    def _admit(self, host: str, destination: bytes, station: Station) -> None:
-        """Let `host` in, which the guest at `station` calls `destination`."""
-        self._station = station
+    def _admit(self, host: str, destination: bytes) -> None:
+        """Let `host` in, which the guest calls `destination`."""
         peers = self._peers
         if peers.get(host) != destination:
             if host not in peers:

@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 IDLE_TIMEOUT = 300.0  # seconds; RFC 4787 REQ-5: five minutes by default, two at least
 SWEEP_INTERVAL = 10.0
 
-Key = tuple[bytes, bytes, int]
-"""A guest's MAC address, address and port: whoever borrows its address gets none of its replies."""
+Key = tuple[Station, bytes, int]
+"""A guest, its address and port: whoever borrows its address gets none of its replies."""
 
 
 class Peer(NamedTuple):
@@ -62,33 +62,30 @@ class UdpFlows:
 
     def _forward(self, datagram: Datagram, now: float) -> None:
         packet = datagram.packet
-        mac, source = packet.station.mac, packet.source
+        station, source = packet.station, packet.source
         host = self._destinations.resolve(
-            Protocol.UDP, packet.destination, datagram.port, source, mac, now
+            Protocol.UDP, packet.destination, datagram.port, source, station.mac, now
         )
         if host is None:
             self._stack.ip.send_unreachable(packet, icmp.ADMIN_PROHIBITED)
             return
         peer = Peer((host, datagram.port), packet.destination)
-        key = mac, source, datagram.source_port
+        key = station, source, datagram.source_port
         known = self.mappings.use(key, now) is not None
-        self._send(key, peer, packet.station, [datagram.payload], len(datagram.payload), now)
+        self._send(key, peer, [datagram.payload], len(datagram.payload), now)
         if known:  # who asks one question, from a port of its own, has no use for it
-            send = partial(self._send, key, peer, packet.station)
-            self._stack.udp.remember(datagram, send)
+            self._stack.udp.remember(datagram, partial(self._send, key, peer))
 
-    def _send(
-        self, key: Key, peer: Peer, station: Station, run: Run, size: int, now: float
-    ) -> None:
+    def _send(self, key: Key, peer: Peer, run: Run, size: int, now: float) -> None:
         mapping = self.mappings.use(key, now)
         if mapping is None:
             try:
-                mapping = UdpMapping(self._loop, self._stack.udp, station, key, self._peers)
+                mapping = UdpMapping(self._loop, self._stack.udp, key, self._peers)
             except OSError as error:
                 self._complaint.make(now, "no socket for UDP of a guest: %s", error.strerror)
                 return
-            self.mappings.add(key, mapping, now, station.port)
-        mapping.send(run, size, peer, station)
+            self.mappings.add(key, mapping, now, key[0].port)
+        mapping.send(run, size, peer)
 
     def close(self) -> None:
         """End all mappings."""
@@ -100,9 +97,7 @@ class UdpMapping(Mapping):
 
     __slots__ = ("_guest", "_port", "_udp")
 
-    def __init__(
-        self, loop: AbstractEventLoop, stack_udp: Udp, station: Station, key: Key, peers: Quota
-    ) -> None:
+    def __init__(self, loop: AbstractEventLoop, stack_udp: Udp, key: Key, peers: Quota) -> None:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             sock.bind(("", 0))
@@ -110,13 +105,13 @@ class UdpMapping(Mapping):
             sock.close()
             raise
         runs.enable(sock)
+        station, self._guest, self._port = key
         super().__init__(loop, stack_udp.ip, station, sock, IDLE_TIMEOUT, peers)
         self._udp = stack_udp
-        _, self._guest, self._port = key
 
-    def send(self, run: Run, size: int, peer: Peer, station: Station) -> None:
+    def send(self, run: Run, size: int, peer: Peer) -> None:
         """Send a guest's datagrams of `size` bytes, of which the last may be smaller."""
-        self._admit(peer.address[0], peer.called, station)
+        self._admit(peer.address[0], peer.called)
         if len(run) == 1 and len(run[0]) == size:
             self._send_one(run[0], peer)
             return

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 from gvproxy.ports.fairness import Fairness, Turns
 from gvproxy.stack.stack import Stack
@@ -57,6 +58,8 @@ class GuestPort(ABC):
         """`closed` is called with the reason when the guest has gone, once."""
         self.number = -1
         self.attached = False
+        self.left = -inf
+        self.identity = ""
         self.offset = offset
         self.offload = offload
         self.carried = 0

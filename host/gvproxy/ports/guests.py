@@ -156,7 +156,7 @@ class Guests:
             end_when_dead(sock)
         make = StreamPort if self.capture is None else CapturedStreamPort
         port = make(sock, framing, offload, self._stack, self._loop, self._closed)
-        self._prepare(port, dialect or framing.name, peer_of(sock))
+        self._prepare(port, dialect or framing.name, *peer_of(sock))
         port.start(rest)
         self._came(port)
         return port
@@ -168,7 +168,7 @@ class Guests:
             return None
         make = PacketPort if self.capture is None else CapturedPacketPort
         port = make(sock, self._stack, self._loop, self._closed)
-        self._prepare(port, dialect, peer_of(sock))
+        self._prepare(port, dialect, *peer_of(sock))
         port.start()
         self._came(port)
         return port
@@ -186,7 +186,7 @@ class Guests:
         make = PacketPort if self.capture is None else CapturedPacketPort
         device = TapSocket(tap, closed)
         port = make(device, self._stack, self._loop, self._closed, offset, int(tap.offload))
-        self._prepare(port, Dialect.TAP, tap.name)
+        self._prepare(port, Dialect.TAP, tap.name, f"tap {tap.name}")
         port.start()
         self._came(port)
         return port
@@ -199,13 +199,13 @@ class Guests:
             return None
         make = DatagramPort if self.capture is None else CapturedDatagramPort
         port = make(sock, peer, self._stack, self._loop, self._closed)
-        self._prepare(port, dialect, os.fsdecode(peer))
+        self._prepare(port, dialect, os.fsdecode(peer), f"socket {os.fsdecode(peer)}")
         port.start()
         self._came(port)
         return port
 
-    def _prepare(self, port: GuestPort, dialect: str, peer: str) -> None:
-        port.dialect, port.peer = dialect, one_line(peer)
+    def _prepare(self, port: GuestPort, dialect: str, peer: str, identity: str) -> None:
+        port.dialect, port.peer, port.identity = dialect, one_line(peer), identity
         port.fairness = self._fairness
         if isinstance(port, Captured):
             assert self.capture is not None
@@ -246,17 +246,24 @@ class Guests:
             self._loop.call_later(max(SWEEP_INTERVAL, next_at - now), self._sweep)
 
 
-def peer_of(sock: socket.socket | Pipes) -> str:
-    """Return who is at the other end: an address, or the process that has connected."""
+def peer_of(sock: socket.socket | Pipes) -> tuple[str, str]:
+    """Return who is at the other end: an address, or the process that has connected.
+
+    And what of that is the same when it comes back: a VM, a host, a user.
+    """
     if isinstance(sock, Pipes):
-        return "standard input and output"
+        return "standard input and output", ""
     try:
         if sock.family == getattr(socket, "AF_UNIX", None):
             credentials = peer_credentials(sock)
-            return f"process {credentials[0]}" if credentials else ""
+            if credentials is None:
+                return "", ""
+            return f"process {credentials[0]}", f"user {credentials[1]}"
         host, port, *_ = sock.getpeername()
     except (OSError, AttributeError):  # it has gone already; or another system
-        return ""
+        return "", ""
     if isinstance(port, str):  # of Hyper-V's: the GUIDs of a VM and a service
-        return f"vm {host}"
-    return f"cid {host}" if isinstance(host, int) else f"{host}:{port}"
+        return f"vm {host}", f"vm {host}"
+    if isinstance(host, int):
+        return f"cid {host}", f"cid {host}"
+    return f"{host}:{port}", f"host {host}"

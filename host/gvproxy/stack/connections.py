@@ -73,6 +73,8 @@ class Connections:
         self.find: dict[bytes, Connection] = {}
         self.listeners: dict[tuple[bytes, int], TcpHandler] = {}
         self.forward: TcpHandler | None = None
+        self.is_another: Callable[[Station, bytes, Port], bool] = lambda was, mac, port: False
+        """See `Switch`."""
         ip.protocols[ipv4.PROTOCOL_TCP] = self.receive
         ip.errors[ipv4.PROTOCOL_TCP] = self._told_unreachable
 
@@ -180,8 +182,17 @@ class Connections:
             payload[size:],
         )
         key = ends + bytes(payload[:4])
-        connection = self.find.get(key)
+        connection, station = self.find.get(key), packet.station
         used = None
+        if connection is not None:
+            path = _path(connection)
+            was = path.station
+            if was is not station:
+                if was is not None and self.is_another(was, station.mac, station.port):
+                    output.close(connection, End.RESET, now)  # its guest has lost its address
+                    connection = None
+                else:
+                    path.attach(station)
         if connection is not None and input.may_reopen(connection, segment):
             used = connection.snd_nxt
             output.close(connection, End.DONE, now)
@@ -189,10 +200,7 @@ class Connections:
         if connection is None:
             self._no_connection(key, port, packet, segment, used, now)
             return
-        path = _path(connection)
-        if path.station is not packet.station:
-            path.attach(packet.station)
-        packet.station.port.carried += length
+        station.port.carried += length
         input.segment_arrives(connection, segment, now)
 
     def _told_unreachable(self, error: Unreachable, now: float) -> None:

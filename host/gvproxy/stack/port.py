@@ -12,6 +12,13 @@ class Port(Protocol):
     """Given by `Switch.attach`."""
     attached: bool
     """From `Switch.attach` to `Switch.detach`."""
+    left: float
+    """When it was detached, in seconds."""
+    identity: str
+    """Who is behind it, as far as the link tells: guests of one user have the same, say.
+
+    Empty where that is not known, or its guest cannot come back.
+    """
     offset: int
     """Where Ethernet begins in the frames it hands in: behind a virtio-net header, or at 0."""
     offload: int

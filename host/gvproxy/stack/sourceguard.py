@@ -4,7 +4,9 @@ and DHCP snooping.
 The border is the port: what is behind one is one guest, and may share its addresses.  Between
 ports,
 
-* a MAC address stays with its port until that is detached;
+* a MAC address stays with its port until that is detached, and for COMEBACK from then on where the
+  claimant's link comes from elsewhere;
+* connections, and replies to datagrams, are for the guest they began with (`is_another`);
 * nobody has the gateway's addresses, in ARP or in IP;
 * an address of the subnet that is leased belongs to the port of the lease's MAC address;
 * any other address of the subnet belongs to the port that used it first, until that is detached, or
@@ -37,6 +39,11 @@ MAX_ADDRESSES = 64
 """Of one port, beside leased ones; who uses more loses those used longest ago."""
 ANSWER_TIME = 2.0
 """Seconds that a guest has to say that it still uses an address; one on a slow machine, too."""
+COMEBACK = 5.0
+"""Seconds that a guest has to come back until another may have its MAC address: an agent's longest.
+
+A VM that was started anew, and is another to us, waits no longer than that.
+"""
 ASK_INTERVAL = 1.0
 """Seconds between two questions to one whose MAC address another claims."""
 MAX_TAGS = 4
@@ -104,18 +111,24 @@ class SourceGuard:
     # MAC addresses
 
     def may_move(self, station: Station, port: Port, now: float) -> bool:
-        """Tell whether a MAC address may be behind `port`, where its own is attached.
+        """Tell whether a MAC address may be behind `port`, where another guest has it or had it.
 
-        A frame to that one brings its end about where it is dead without a word.
+        A frame to one that is attached brings its end about where it is dead without a word.
         """
+        was = station.port
+        there = was.attached
+        if not there and (not was.identity or now - was.left >= COMEBACK):
+            return True
         text = (
             "%s of guest %d is refused, because guest %d has it: give each VM a MAC address of "
             "its own"
+            if there
+            else "%s of guest %d is refused, because guest %d, which had it, may come back"
         )
-        self.refuse_mac(now, text, ethernet.format_mac(station.mac), port.number, station.port)
-        if now - station.asked >= ASK_INTERVAL:
+        self.refuse_mac(now, text, ethernet.format_mac(station.mac), port.number, was)
+        if there and now - station.asked >= ASK_INTERVAL:
             station.asked = now
-            self._ask(station.port, station.mac, self._config.gateway)
+            self._ask(was, station.mac, self._config.gateway)
         return False
 
     def refuse_mac(self, now: float, text: str, mac: str, number: int, *others: Port) -> None:
@@ -251,6 +264,15 @@ class SourceGuard:
     def _forget(self, holder: _Holder) -> None:
         del self._holders[holder.address]
         del self._held[holder.port][holder.address]
+
+
+def is_another(was: Station, mac: bytes, port: Port) -> bool:
+    """Tell whether a MAC address behind `port` is of another guest's than a station's.
+
+    A guest that comes back is known by its MAC address, and by where its link comes from.
+    """
+    before = was.port
+    return before is not port and (mac, port.identity) != (was.mac, before.identity)
 
 
 def _behind_tags(frame: memoryview, at: int, kind: int) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from gvproxy.stack.ip import FRAGMENTED, Ip
 from gvproxy.stack.neighbours import Neighbours
 from gvproxy.stack.path import TcpPath
 from gvproxy.stack.port import Port, StackConfig, StackCounters
-from gvproxy.stack.sourceguard import SourceGuard
+from gvproxy.stack.sourceguard import SourceGuard, is_another
 from gvproxy.stack.switch import Switch
 from gvproxy.stack.udp import Udp
 from gvproxy.tcp.input import Segment, segment_arrives
@@ -62,12 +62,14 @@ class Stack:
         if config.source_checks:
             self.guard = SourceGuard(config, self.switch, self.counters)
             self.switch.may_move = self.guard.may_move
+            self.switch.is_another = is_another
         self.neighbours = Neighbours(config, self.switch, self.counters, quotas.neighbours)
         self.ip = Ip(config, self.counters, self.neighbours, quotas.fragmented_packets)
         self.udp = Udp(config, self.counters, self.ip, quotas.udp_sessions)
         self.connections = Connections(
             config, self.counters, self.ip, self.neighbours, quotas, secret, wake
         )
+        self.connections.is_another = self.switch.is_another
 
     def attach(self, port: Port) -> None:
         """Let a port take part; it has a number afterwards."""
@@ -75,6 +77,7 @@ class Stack:
 
     def detach(self, port: Port, now: float) -> None:
         """Let a port go.  Its stations and connections stay: their guest may come back."""
+        port.left = now
         self.switch.detach(port)
         if self.guard is not None:
             self.guard.detach(port)

@@ -33,7 +33,10 @@ class Switch:
         self.appeared: Callable[[bytes, Port], None] = lambda mac, port: None
         """Called with a MAC address that is new, or behind another port than before."""
         self.may_move: Callable[[Station, Port, float], bool] = self._says_that_it_moves
-        """Asked whether a station whose port is attached may appear behind another."""
+        """Asked whether a station may appear behind another port, where its own is attached or its
+        guest is another's."""
+        self.is_another: Callable[[Station, bytes, Port], bool] = lambda was, mac, port: False
+        """Tells whether a MAC address behind a port is of another guest's than a station was."""
         self._largest = ethernet.SIZE + _VLAN_TAG + mtu
         self._counters = counters
         self._numbers = count()
@@ -53,7 +56,7 @@ class Switch:
         """Let the port go.
 
         Its stations stay until they age: whoever refers to one finds its guest again as soon as
-        that speaks through another port.
+        that speaks through another port, and no guest that has taken its place.
         """
         port.attached = False
         del self.ports[port.number]
@@ -72,7 +75,7 @@ class Switch:
         station = self.stations.get(mac)
         if station is None:
             if not self._quota.has_room(port) and self._quota.may_search(now):
-                self._age(now)
+                self._age(port, now)
             if not self._quota.take(port):
                 self._counters.stations_refused += 1
                 text = "no place for %s of port %d, which has %d MAC addresses"
@@ -83,11 +86,15 @@ class Switch:
             station = self.stations[mac] = Station(mac, port, now)
             self.appeared(mac, port)
         elif station.port is not port:
-            if station.port.attached and not self.may_move(station, port, now):
-                return None  # else its guest has come back
+            another = self.is_another(station, mac, port)
+            if (another or station.port.attached) and not self.may_move(station, port, now):
+                return None
             self._quota.give(station.port)
             self._quota.hold(port)
-            station.port = port
+            if another:
+                station = self.stations[mac] = Station(mac, port, now)
+            else:  # its guest has come back
+                station.port = port
             self.appeared(mac, port)
         station.seen = now
         return station
@@ -97,9 +104,11 @@ class Switch:
         self._moved.make(now, text, ethernet.format_mac(station.mac), port.number)
         return True
 
-    def _age(self, now: float) -> None:
+    def _age(self, port: Port, now: float) -> None:
+        """Make room for `port`: stations of guests that have gone give way where all have many."""
+        full = self._quota.held(port) < self._quota.limit.guest
         for station in list(self.stations.values()):
-            if station.seen + AGEING < now or not station.port.attached:
+            if station.seen + AGEING < now or (full and not station.port.attached):
                 del self.stations[station.mac]
                 self._quota.give(station.port)
 

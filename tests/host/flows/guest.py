@@ -43,6 +43,7 @@ class Cable:
         self.number, self.offset, self.offload = -1, 12, _ALL
         self.congested = self.attached = False
         self.carried = 0
+        self.left, self.identity = 0.0, ""
         self.other: Cable
         self.sent = 0
         self.cut = False
@@ -213,11 +214,12 @@ class Guest:
         self.host.receive(self.host_port, [frame], self.loop.now)
         self.loop.run()
 
-    def plug_in_again(self) -> None:
+    def plug_in_again(self, identity: str = "") -> None:
         """Come back through another port, after the link was lost."""
         self.host.detach(self.host_port, self.loop.now)
+        self.host_port.cut = True
         there = Cable(self.loop, self.stack)
-        there.other, self._here.other = self._here, there
+        there.other, self._here.other, there.identity = self._here, there, identity
         self.host.attach(there)
         self.host_port = there
 

@@ -17,6 +17,7 @@ from gvproxy.flows.destinations import Destinations
 from gvproxy.flows.errqueue import NetworkError
 from gvproxy.flows.udp import UdpFlows, UdpMapping
 from gvproxy.limits import Limit, Limits, Quotas
+from gvproxy.stack.sourceguard import COMEBACK
 from gvproxy.wire import icmp, ipv4
 from gvproxy.wire import udp as udp_header
 from taplink import vnet
@@ -99,6 +100,27 @@ def test_a_guest_keeps_its_flow_at_another_port(guest: Guest, peer: socket.socke
     peer.sendto(b"reply", source)
     guest.loop.until(lambda: got)
     assert len(guest.udp.mappings) == 1
+
+
+def test_who_takes_a_guests_place_gets_none_of_the_replies(
+    guest: Guest, peer: socket.socket
+) -> None:
+    """The guest has gone; another has its addresses, and uses the same port."""
+    got = guest.bind(PORT)
+    guest.send_to(HOST, number(peer), b"x", PORT)
+    guest.loop.run()
+    _, source = peer.recvfrom(10)
+    guest.plug_in_again(identity="another")
+    guest.loop.advance(COMEBACK)
+    guest.send_to(HOST, number(peer), b"x", PORT)
+    guest.loop.run()
+    _, other = peer.recvfrom(10)
+    assert other != source
+    peer.sendto(b"for who was here before", source)
+    peer.sendto(b"reply", other)
+    guest.loop.until(lambda: got)
+    guest.loop.run()
+    assert [payload for _, _, payload in got] == [b"reply"]
 
 
 def datagram(peer: socket.socket, payload: bytes) -> bytes:
@@ -498,12 +520,11 @@ def test_a_guests_mappings_make_room_for_its_own(loop: ManualLoop, peer: socket.
     guest.send_to(HOST, number(peer), b"x", 1)
     loop.run()
     for port in range(20):
-        entry = UdpMapping(
-            loop.as_loop(), guest.host.udp, guest.station, (MAC, OUTSIDE, port), Quotas().peers
-        )
-        mappings.add((MAC, OUTSIDE, port), entry, loop.now, "greedy")
+        key = guest.station, OUTSIDE, port
+        entry = UdpMapping(loop.as_loop(), guest.host.udp, key, Quotas().peers)
+        mappings.add(key, entry, loop.now, "greedy")
     assert guest.quotas.udp_mappings.held("greedy") == 4
-    assert mappings.use((MAC, GUEST, 1), loop.now) is not None
+    assert mappings.use((guest.station, GUEST, 1), loop.now) is not None
     guest.close()
     assert guest.quotas.udp_mappings.used == 0
 

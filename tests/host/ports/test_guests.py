@@ -1,6 +1,7 @@
 """How many guests there may be, and who is said to be at the other end of their connections."""
 
 import contextlib
+import os
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -32,21 +33,33 @@ class Connection(socket.socket):
 
 
 @pytest.mark.parametrize(
-    ("address", "peer"),
+    ("address", "peer", "identity"),
     [
-        ((3, 1024), "cid 3"),
-        (("127.0.0.1", 80), "127.0.0.1:80"),
-        (("::1", 80, 0, 0), "::1:80"),
+        ((3, 1024), "cid 3", "cid 3"),
+        (("127.0.0.1", 80), "127.0.0.1:80", "host 127.0.0.1"),
+        (("::1", 80, 0, 0), "::1:80", "host ::1"),
         (
             ("0cd1f6b4-5cfb-4a8b-a0cf-3f1b1dd4d9a5", "00000400-facb-11e6-bd58-64006a7986d3"),
+            "vm 0cd1f6b4-5cfb-4a8b-a0cf-3f1b1dd4d9a5",
             "vm 0cd1f6b4-5cfb-4a8b-a0cf-3f1b1dd4d9a5",
         ),
     ],
 )
-def test_the_peer(address: tuple[object, ...], peer: str) -> None:
+def test_the_peer(address: tuple[object, ...], peer: str, identity: str) -> None:
     with Connection() as sock:
         sock.told = address
-        assert peer_of(sock) == peer
+        assert peer_of(sock) == (peer, identity)
+
+
+def test_the_peer_at_a_unix_socket_is_a_process_and_comes_back_as_its_user() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        assert peer_of(one) == (f"process {os.getpid()}", f"user {os.getuid()}")
+
+
+def test_a_peer_that_has_gone_is_nobody() -> None:
+    with socket.socket() as sock:
+        assert peer_of(sock) == ("", "")
 
 
 @pytest.fixture

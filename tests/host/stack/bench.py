@@ -40,6 +40,7 @@ class Port:
         self.carried = 0
         self.full = False
         """Its queue takes no more."""
+        self.left, self.identity = 0.0, ""
         self.sent: list[tuple[bytes, bytes]] = []
         self.flushed = 0
 
