@@ -63,9 +63,10 @@ def test_the_gateways_address_and_the_victims_are_not_taken(world: World, checks
         details = judged(gvproxy, 3)
         refused = (2, 1) if checks else (0, 0)
         assert (details["AddressesSpoofed"], details["MacsSpoofed"]) == refused
-        cam = gvproxy.get("/cam")
-        assert (cam[VICTIM] == 0) == checks
+        # The victim may have spoken since.
+        assert (f"{VICTIM} moved to port 1" in gvproxy.process.log.read_text()) != checks
         if checks:
+            assert gvproxy.get("/cam")[VICTIM] == 0
             assert GATEWAY_MAC in guest.run("ip", "neighbour", "show", GATEWAY)
             guest.run("ip", "neighbour", "flush", "dev", "tap0")
             assert "1 received" in guest.run("ping", "-c", "1", "-W", "10", GATEWAY)
