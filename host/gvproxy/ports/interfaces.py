@@ -1,12 +1,13 @@
 """Listeners that speak a hypervisor's dialect from the first byte on, without /connect."""
 
+import logging
 import socket
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
 from functools import partial
 
 from gvproxy.errors import StartError
-from gvproxy.listening import Dialect
+from gvproxy.listening import Dialect, is_loopback
 from gvproxy.ports.acceptor import Acceptor
 from gvproxy.ports.datagram import DatagramListener
 from gvproxy.ports.guestport import GuestPort
@@ -18,6 +19,8 @@ from taplink import endpoint
 from taplink.framing import HYPERKIT, QEMU, LinkError
 from taplink.tap import TapError, adopt_tap
 from taplink.vnet import Offload
+
+log = logging.getLogger(__name__)
 
 _HTTP = b"POST ", b"GET "
 
@@ -40,6 +43,7 @@ class Interfaces:
 
     def serve(self, dialect: Dialect, sock: socket.socket, name: str) -> None:
         """Take guests at a socket that listens, which belongs to the interfaces from now on."""
+        _warn_of_others(dialect, sock, name)
         if dialect is Dialect.VFKIT:
             attach = partial(self._guests.attach_datagrams, dialect=dialect)
             self._datagrams.append(DatagramListener(self._loop, sock, attach))
@@ -132,3 +136,15 @@ class Interfaces:
             )
 
         self._lobby.enter(sock, where, feed)
+
+
+def _warn_of_others(dialect: Dialect, sock: socket.socket, name: str) -> None:
+    """Tell who can come where no dialect has room for a token, as Go's gvproxy lets them."""
+    internet = sock.family in (socket.AF_INET, socket.AF_INET6)
+    if internet and not is_loopback(sock.getsockname()[0]):
+        log.warning(
+            "%s (-listen-%s) takes guests of other machines, and asks for no token: "
+            "who reaches it reaches what guests do; 127.0.0.1 takes those of this one",
+            name,
+            dialect,
+        )
