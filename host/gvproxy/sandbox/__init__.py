@@ -3,7 +3,8 @@
 Read `confine` first.  What guests send is handled by a process that can start no program (seccomp),
 has no rights beyond its user's (capabilities, no_new_privs) and sees few of its user's files
 (Landlock).  Each of these is a module here, needs a library and something of the kernel, and does
-without the others: what is missing is said in one line, and nothing ends for its sake.
+without the others: what is missing is said in one line, a warning where that is all of it, and
+nothing ends for its sake.
 
 It does not change the user, and makes no namespaces: that is for whoever starts the daemon.
 """
@@ -83,7 +84,7 @@ def confine(config: Config) -> Explain:
         ctypes.util.find_library = _find_no_library
         there.insert(0, "no_new_privs")  # which each of them sets
     parts = [", ".join(there) or "none", *([", ".join(missing)] if missing else [])]
-    log.info("sandbox: %s", "; ".join(parts))
+    log.log(logging.INFO if there else logging.WARNING, "sandbox: %s", "; ".join(parts))
     if "Landlock" not in there:
         return unconfined
     return lambda path, use: files.explain(rules, Path(path), use)

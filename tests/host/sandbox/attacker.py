@@ -129,7 +129,7 @@ def main(outside: Path, opened: Path, *names: str) -> None:
     """Confine this process, and attack."""
     for name in os.environ.get("WITHOUT", "").split():
         sys.modules[name] = None  # type: ignore[assignment]
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     config = configure(listen=["tcp://127.0.0.1:1"], allow_paths=[str(opened)])
     sandbox.prepare(drop=True)
     explain = sandbox.confine(config)
