@@ -51,6 +51,8 @@ def parse(argv: Sequence[str], *, activated: bool = False) -> Config:
     path = given.pop("config", None)
     if path is None:
         return configure(**given)
+    if not path:
+        raise ConfigError("-config must not be empty")
     from gvproxy import configfile
 
     file = configfile.load(Path(path))

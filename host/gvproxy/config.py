@@ -233,6 +233,9 @@ def configure(
     guest's and the host's.  `zones` replace the profile's.  `activated` tells that there are
     listening sockets already.
     """
+    # Go's gvproxy takes its own flags without a value for flags that are not given.
+    if state_dir == "":
+        raise ConfigError("-state-dir must not be empty")
     _check_range("-mtu", mtu, MIN_MTU, MAX_MTU)
     if ssh_port is None:
         ssh_port = DEFAULT_SSH_PORT if forwards is None else NO_SSH_PORT
@@ -291,7 +294,7 @@ def configure(
         log_file=Path(log_file) if log_file else None,
         pid_file=Path(pid_file) if pid_file else None,
         pcap=Path(pcap) if pcap else None,
-        state_dir=Path(state_dir) if state_dir else None,
+        state_dir=Path(state_dir) if state_dir is not None else None,
         source_checks=source_checks,
         drop_privileges=drop_privileges,
         allow_paths=tuple(map(_allowed_path, allow_paths)),

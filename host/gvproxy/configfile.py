@@ -2,7 +2,7 @@
 
 Here is what a file may say and of what kind it is; what the values mean, and whether they go
 together, is checked with those of the command line.  Every error names the key and its line.  A
-key without a value counts as missing.
+key without a value counts as missing, but for those where that would go unnoticed.
 """
 
 import re
@@ -155,12 +155,12 @@ class _Value:
             found[key.value] = value
         return {key: value for key, value in found.items() if value.given}
 
-    def complete(self) -> None:
-        """Refuse a mapping's keys without a value, which would be as if they were left out."""
+    def complete(self, names: Collection[str] | None = None) -> None:
+        """Refuse keys without a value, which would be as if they were left out: `names`, or all."""
         assert isinstance(self.node, MappingNode)
         for key, node in self.node.value:
-            value = _Value(self.file, f"{self.path}.{key.value}", node)
-            if not value.given:
+            value = _Value(self.file, f"{self.path}.{key.value}".lstrip("."), node)
+            if not value.given and (names is None or key.value in names):
                 raise value.error("must not be empty")
 
     def pairs(self, key: Callable[["_Value"], T]) -> dict[T, "_Value"]:
@@ -355,6 +355,8 @@ _TOP: Mapping[str, tuple[str, str, _Read]] = {
     "forwards": ("ssh_forwards", "-forward-dest", _ssh_forwards),
     "limits": ("limits", "", _limits),
 }
+_NEEDS_VALUE = ("api-token-file", "state-dir")
+"""Whose absence would go unnoticed, and leave the API open or nothing kept."""
 _INTERFACES: Mapping[str, tuple[str, str, _Read]] = {
     name: (f"listen_{name}", f"-listen-{name}", _Value.text)
     for name in ("vpnkit", "qemu", "bess", "stdio", "vfkit", "tap")
@@ -381,6 +383,7 @@ def load(path: Path) -> Settings:
     if not isinstance(root, MappingNode):
         raise ConfigError(f"-config {path} is no mapping of keys to values")
     keys = _known(top, {*_TOP, "stack", "interfaces"})
+    top.complete(_NEEDS_VALUE)
     for name, table in (("stack", _STACK), ("interfaces", _INTERFACES)):
         if name in keys:
             _take(settings, _known(keys.pop(name), table), table)

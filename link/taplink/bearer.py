@@ -45,6 +45,8 @@ class Bearer:
 
 def read(text: str) -> Bearer:
     """Read the file at a path; raises ValueError, in one line that names it."""
+    if not text:
+        raise ValueError("must not be empty")
     path = Path(text)
     try:
         with open(path, "rb", opener=_open) as file:

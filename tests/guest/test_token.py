@@ -106,6 +106,18 @@ def test_a_file_that_cannot_be_used(
     assert SECRET not in error
 
 
+@pytest.mark.parametrize("value", ["", "''", '""'])
+def test_no_path_at_all(tmp_path: Path, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = tmp_path / "settings"
+    settings.write_text(f"token-file = {value}\n")
+    for argv in (["-config", "", "-token-file", ""], ["-config", str(settings)]):
+        with pytest.raises(SystemExit) as ended:
+            parse_arguments(argv)
+        assert ended.value.code == 1
+        place = "" if argv[1] == "" else f"{settings}:1: "
+        assert capsys.readouterr().err == f"vsock-tap: {place}-token-file: must not be empty\n"
+
+
 @pytest.mark.parametrize("more", [[], ["-check"], ["-healthy"], ["-load-modules"]])
 def test_the_command_refuses_it(token: Path, more: list[str]) -> None:
     token.chmod(0o644)

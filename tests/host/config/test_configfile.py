@@ -280,6 +280,11 @@ def test_every_key(path: Path, text: str, settings: dict[str, Any]) -> None:
         ("listen: [unix:///a, unix:///a]", "listen @1: unix:///a is given twice"),
         ("services: nonsense", "services @1: 'nonsense'"),
         ("log-level: loud", "log-level @1 must be one of trace, debug, info, warn"),
+        ("api-token-file: ''", "api-token-file @1 must not be empty"),
+        ("listen: [unix:///a]\napi-token-file:\n", "api-token-file @2 must not be empty"),
+        ("api-token-file: ~", "api-token-file @1 must not be empty"),
+        ("state-dir: ''", "state-dir @1 must not be empty"),
+        ("state-dir:", "state-dir @1 must not be empty"),
         ("profile: k8s", "profile @1 must be one of containers, crc, not 'k8s'"),
         ("notification: tcp://a:1", "notification @1 must be the path of a unix socket"),
         (
