@@ -77,7 +77,9 @@ def test_without_the_token_there_is_nothing(
     assert SECRET not in caplog.text
 
 
-def test_each_request_of_a_connection_needs_it(tmp_path: Path) -> None:
+def test_each_request_of_a_connection_needs_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def scenario(daemon: Daemon, port: int) -> None:
         cam = head("GET /cam")
         assert (await ask(port, cam, cam)).startswith(b"HTTP/1.1 200 ")
@@ -86,6 +88,9 @@ def test_each_request_of_a_connection_needs_it(tmp_path: Path) -> None:
         assert b"\r\nWWW-Authenticate: Bearer\r\n" in answer
         assert b"\r\nConnection: close\r\n" in answer
         assert (await ask(port, cam, head("GET /none", ""))).startswith(b"HTTP/1.1 401 ")
+        assert (await ask(port, head("GET /cam", ""))).startswith(b"HTTP/1.1 401 ")
+        said = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+        assert said == ["refused a call of 127.0.0.1: the token is missing or wrong"]
 
     run(scenario, tmp_path / "token")
 

@@ -418,7 +418,7 @@ def test_tokens_that_are_none(world: World, token: Path) -> None:
         for value in wrong:
             fields = ("-H", f"Authorization: {value}" if value else "Authorization;")
             status, text = curl(machine, f"{url}/stats", *fields)
-            assert (status, text) == (401, "the token is missing, or another one\n"), value
+            assert (status, text) == (401, "the token is missing or wrong\n"), value
         for path in ("/connect", TUNNEL, EXPOSE, "/none"):
             assert curl(machine, f"{url}{path}", "--data", "")[0] == 401, path
         assert curl(machine, f"{url}/stats?token={SECRET}")[0] == 401

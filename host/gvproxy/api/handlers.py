@@ -1,5 +1,6 @@
 """What handlers and middlewares share: how a call is refused."""
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -67,6 +68,9 @@ def guard(access: Access) -> "Middleware":
             raise ConnectionResetError("the caller has gone")
         family = transport.get_extra_info("socket").family
         refusal = access.refusal(family, headers(request))
-        return turned_away(request, refusal) if refusal else await handler(request)
+        if refusal is None:
+            return await handler(request)
+        access.complain(asyncio.get_running_loop().time(), request.remote or "", refusal)
+        return turned_away(request, refusal)
 
     return guarded

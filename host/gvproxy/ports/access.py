@@ -12,6 +12,7 @@
 Who comes over vsock is a guest, of whom nothing of this is asked.
 """
 
+import logging
 import os
 import socket
 import struct
@@ -22,7 +23,10 @@ from http import HTTPStatus
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from gvproxy.complaint import Complaint
 from taplink.bearer import Bearer
+
+log = logging.getLogger(__name__)
 
 _UCRED = struct.Struct("3i")  # struct ucred of <sys/socket.h>: pid, uid, gid
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
@@ -76,6 +80,7 @@ class Access:
     def __init__(self, token: Bearer | None = None) -> None:
         self.counters = Counters()
         self._token = token
+        self._complaint = Complaint(log)
 
     def refusal_of_user(self, sock: socket.socket, users: Collection[int]) -> Refusal | None:
         """Tell why whoever has connected to a unix socket may not call; raises OSError."""
@@ -92,7 +97,7 @@ class Access:
         if family in _INTERNET and self._token is not None:
             if not self._token.admits(headers.get("authorization", "")):
                 self.counters.unauthorized += 1
-                return Refusal(HTTPStatus.UNAUTHORIZED, "the token is missing, or another one")
+                return Refusal(HTTPStatus.UNAUTHORIZED, "the token is missing or wrong")
         elif family in _INTERNET and host and not _is_plain(host):
             self.counters.foreign += 1
             return Refusal(HTTPStatus.FORBIDDEN, "call the host by an IP address, or localhost")
@@ -100,6 +105,11 @@ class Access:
             self.counters.foreign += 1
             return foreign_origin()
         return None
+
+    def complain(self, now: float, peer: str, refusal: Refusal) -> None:
+        """Tell the log, at `now` of the loop, of a caller without the token, who may be trying."""
+        if refusal.status is HTTPStatus.UNAUTHORIZED:
+            self._complaint.make(now, "refused a call of %s: %s", peer, refusal.text)
 
 
 def foreign_origin() -> Refusal:
@@ -117,6 +127,14 @@ def peer_credentials(sock: socket.socket) -> tuple[int, int] | None:
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     process, user, _ = _UCRED.unpack(credentials)
     return process, user & 0xFFFFFFFF
+
+
+def peer_address(sock: socket.socket) -> str:
+    """Return the IP address that a TCP connection comes from, for the log."""
+    try:
+        return str(sock.getpeername()[0])
+    except OSError:
+        return "somebody who has gone"
 
 
 def own_users() -> frozenset[int]:

@@ -15,7 +15,7 @@ from functools import partial
 from gvproxy.complaint import Complaint
 from gvproxy.ports import vpnkit
 from gvproxy.ports.acceptor import Acceptor
-from gvproxy.ports.access import Access, own_users
+from gvproxy.ports.access import Access, own_users, peer_address
 from gvproxy.ports.lobby import MAX_WAITING, Lobby, Next
 from taplink import endpoint
 from taplink.framing import ETHERNET_HEADER, QEMU, LinkError
@@ -98,6 +98,7 @@ class Reception:
         if refusal is not None:
             line = f"{request.method} {one_line(request.target.partition('?')[0])}"
             log.debug("%s: %s", line, refusal.text)
+            self._access.complain(self._loop.time(), peer_address(sock), refusal)
             refusal.answer(sock)
             return
         path = request.target.partition("?")[0]

@@ -125,7 +125,7 @@ def test_the_answer_to_who_has_no_token() -> None:
     head, _, body = refusal.response().partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\n")
     assert b"Connection: close" in head
-    assert body == b"the token is missing, or another one\n"
+    assert body == b"the token is missing or wrong\n"
 
 
 def test_refusals_are_counted() -> None:
@@ -183,6 +183,20 @@ def test_nobody_comes_in_without_the_token(
     with caplog.at_level(logging.DEBUG):
         assert ask(bench, line, *fields).startswith(b"HTTP/1.1 401 Unauthorized\r\n")
     assert SECRET not in caplog.text
+
+
+def test_who_has_no_token_is_told_of_once_a_minute(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        ask(bench, REQUESTS[0], f"Authorization: Bearer {SECRET}x")
+    assert caplog.messages == ["refused a call of 127.0.0.1: the token is missing or wrong"]
+    assert caplog.records[0].levelname == "WARNING"
+    bench.loop.advance(60)
+    ask(bench, REQUESTS[0])
+    assert len(caplog.messages) == 2
+    with socket.socket() as sock:
+        assert access.peer_address(sock) == "somebody who has gone"
 
 
 @pytest.mark.parametrize("line", REQUESTS)
