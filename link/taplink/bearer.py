@@ -44,7 +44,7 @@ class Bearer:
 
 
 def read(text: str) -> Bearer:
-    """Read the file at a path; raises ValueError, in one line that names it."""
+    """Read the file at a path; raises ValueError, in one line that begins with it."""
     if not text:
         raise ValueError("must not be empty")
     path = Path(text)
@@ -53,18 +53,22 @@ def read(text: str) -> Bearer:
             status = os.fstat(file.fileno())
             contents = file.read(MAX_LENGTH + 3) if stat.S_ISREG(status.st_mode) else b""
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {reason(error)}") from error
-    problem = _problem(status.st_mode, contents)
+        raise ValueError(f"{text}: cannot be read: {reason(error)}") from error
+    problem = _problem(status, contents)
     if problem:
-        raise ValueError(f"{path} {problem}")
+        raise ValueError(f"{text}: {problem}")
     return Bearer(path, contents.strip().decode())
 
 
-def _problem(mode: int, contents: bytes) -> str:
+def _problem(status: os.stat_result, contents: bytes) -> str:
     """Return what is wrong with a file, without any of its contents."""
     token = contents.strip()
+    mode = status.st_mode
     if not stat.S_ISREG(mode):
         return "is no regular file"
+    # As sshd has it of what says who may log in: its owner could write another token.
+    if os.name == "posix" and status.st_uid not in (0, os.geteuid()):
+        return f"belongs to user {status.st_uid}, and not to who reads it or to root"
     if os.name == "posix" and mode & 0o077:
         return f"has mode {stat.S_IMODE(mode):04o}: nobody but its owner may have access (0600)"
     if not token:

@@ -14,7 +14,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from taplink.journal import is_journal
 from taplink.text import one_line, reason
@@ -97,6 +97,17 @@ class Parser(argparse.ArgumentParser):
         """
         # argparse completes the beginning of a flag with one dash even without allow_abbrev.
         return self.parse_args([f"-{a}" if _ONE_DASH.match(a) else a for a in arguments], values)
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Convert a value; an error of a FILE, which begins with its path, is the path's."""
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            path = f"{arg_string}: "
+            if action.metavar == "FILE" and error.message.startswith(path):
+                error.message = error.message.removeprefix(path)
+                error.argument_name = f"{error.argument_name} {arg_string}"
+            raise
 
     def _print_message(self, message: str, file: object = None) -> None:
         # Of -help and -version; errors are `error`'s.

@@ -102,7 +102,7 @@ def test_a_file_that_cannot_be_used(
     out, error = capsys.readouterr()
     assert (ended.value.code, out, error.count("\n")) == (1, "", 1)
     place = "" if way == "flag" else f"{settings}:2: "
-    assert error.startswith(f"vsock-tap: {place}-token-file: {path} {said}")
+    assert error.startswith(f"vsock-tap: {place}-token-file {path}: {said}")
     assert SECRET not in error
 
 
@@ -128,8 +128,8 @@ def test_the_command_refuses_it(token: Path, more: list[str]) -> None:
         timeout=30,
     )
     assert (done.returncode, done.stdout) == (1, "")
-    said = f"{token} has mode 0644: nobody but its owner may have access (0600)"
-    assert done.stderr == f"vsock-tap: -token-file: {said}\n"
+    said = f"{token}: has mode 0644: nobody but its owner may have access (0600)"
+    assert done.stderr == f"vsock-tap: -token-file {said}\n"
 
 
 @pytest.mark.root
@@ -142,7 +142,7 @@ def test_another_users_file(token: Path) -> None:
         token.rename(here)
         folder.chmod(0o755)
         done = machine.try_run(*AS_NOBODY, *command, here)
-    said = f"vsock-tap: -token-file: {here} cannot be read: Permission denied\n"
+    said = f"vsock-tap: -token-file {here}: cannot be read: Permission denied\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
 
 

@@ -46,7 +46,7 @@ def test_a_token(path: Path, secret: str, end: str) -> None:
     ],
 )
 def test_what_is_no_token(path: Path, contents: bytes, said: str) -> None:
-    with pytest.raises(ValueError, match=f"^{path} {said}") as caught:
+    with pytest.raises(ValueError, match=f"^{path}: {said}") as caught:
         bearer.read(write(path, contents))
     assert "\n" not in str(caught.value)
     assert SECRET[1:] not in str(caught.value)
@@ -54,19 +54,47 @@ def test_what_is_no_token(path: Path, contents: bytes, said: str) -> None:
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o777, 0o610])
 def test_a_file_that_others_may_have(path: Path, mode: int) -> None:
-    with pytest.raises(ValueError, match=f"^{path} has mode {mode:04o}: nobody but its owner"):
+    with pytest.raises(ValueError, match=f"^{path}: has mode {mode:04o}: nobody but its owner"):
         bearer.read(write(path, SECRET.encode(), mode))
 
 
+def test_a_file_of_another_user(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may write the token may call; of root's files that is root."""
+    text = write(path, SECRET.encode())
+    me = os.geteuid()
+    status = os.stat(path)
+
+    def owned_by(owner: int) -> None:
+        found = os.stat_result((*status[:4], owner, *status[5:10]))
+        monkeypatch.setattr(os, "fstat", lambda fd: found)
+
+    owned_by(me + 1)
+    with pytest.raises(
+        ValueError, match=f"^{path}: belongs to user {me + 1}, and not to who reads"
+    ):
+        bearer.read(text)
+    for owner in (me, 0):
+        owned_by(owner)
+        assert bearer.read(text).secret == SECRET
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    owned_by(0)
+    assert bearer.read(text).secret == SECRET
+    owned_by(1001)
+    with pytest.raises(
+        ValueError, match="belongs to user 1001, and not to who reads it or to root"
+    ):
+        bearer.read(text)
+
+
 def test_what_is_no_file(path: Path) -> None:
-    with pytest.raises(ValueError, match=f"^{path} cannot be read: No such file"):
+    with pytest.raises(ValueError, match=f"^{path}: cannot be read: No such file"):
         bearer.read(str(path))
     with pytest.raises(ValueError, match="cannot be read: Is a directory"):
         bearer.read(str(path.parent))
     with pytest.raises(ValueError, match="cannot be read: "):
         bearer.read("a\0b")
     os.mkfifo(path, 0o600)
-    with pytest.raises(ValueError, match=f"^{path} is no regular file$"):
+    with pytest.raises(ValueError, match=f"^{path}: is no regular file$"):
         bearer.read(str(path))
 
 

@@ -82,7 +82,7 @@ def test_a_file_that_cannot_be_used(
         cli.main(["-listen", "unix:///none", "-api-token-file", str(token)])
     out, error = capsys.readouterr()
     assert (ended.value.code, out) == (1, "")
-    assert error == f"gvproxy: -api-token-file {token} {said}\n"
+    assert error == f"gvproxy: -api-token-file {token}: {said}\n"
 
 
 def test_the_secret_is_not_shown(token: Path) -> None:
@@ -100,7 +100,9 @@ def test_the_file_of_settings(tmp_path: Path, token: Path) -> None:
     with pytest.raises(ConfigError, match=r"^listen \(.* line 1\): tcp://0.0.0.0:1 takes calls of"):
         cli.parse(["-config", str(path)])
     path.write_text("api-token-file: /nowhere\n")
-    with pytest.raises(ConfigError, match=r"^api-token-file \(.* line 1\) /nowhere cannot be read"):
+    with pytest.raises(
+        ConfigError, match=r"^api-token-file \(.* line 1\) /nowhere: cannot be read"
+    ):
         cli.parse(["-config", str(path)])
 
 
