@@ -90,18 +90,22 @@ fuzz: $(STAMP)
 	  $(if $(SEED),--seed $(SEED)) $(if $(COVERAGE),--coverage)
 
 # Against plain loopback, slirp4netns and pasta.  SECONDS=3 per measurement, ROUNDS=3, ONLY=tcp1,...
+bench: RUN = $(BIN)/python -m tests.bench $(if $(SECONDS),--seconds $(SECONDS)) \
+	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
 bench: $(STAMP)
+	@$(RUN) --check
 	@$(REQUIRE) nsenter ip ping iperf3 nginx wrk dnsperf
 	@$(REQUIRE) --optional slirp4netns pasta
-	@$(BIN)/python -m tests.bench $(if $(SECONDS),--seconds $(SECONDS)) \
-	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
+	@$(RUN)
 
 # Over a bad cable, against two kernels.  SECONDS=5, ROUNDS=3, ONLY=plain-loss1,..., CONGESTION=cubic
-bench-loss: $(STAMP)
-	@$(REQUIRE) nsenter ip iperf3
-	@$(BIN)/python -m tests.bench.loss $(if $(SECONDS),--seconds $(SECONDS)) \
+bench-loss: RUN = $(BIN)/python -m tests.bench.loss $(if $(SECONDS),--seconds $(SECONDS)) \
 	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY)) \
 	  $(if $(CONGESTION),--congestion $(CONGESTION))
+bench-loss: $(STAMP)
+	@$(RUN) --check
+	@$(REQUIRE) nsenter ip iperf3
+	@$(RUN)
 
 # Three guests at work while things go wrong (docs/reliability.md).  MINUTES=20, SEED=1, ONLY=agent,...
 soak: tun $(STAMP)

@@ -1,6 +1,5 @@
 """`make bench`: measure every load on every way in turn, and report medians."""
 
-import argparse
 import json
 import sys
 from collections import defaultdict
@@ -13,6 +12,7 @@ from tests.bench.loads import LOADS, STANDING, Load, LoadError
 from tests.bench.ways import Way, set_up
 from tests.lab.namespace import CommandError
 from tests.lab.network import temporary_folder
+from tests.lab.options import Parser, count, duration
 from tests.lab.root import is_root
 
 Samples = defaultdict[str, defaultdict[str, list[float]]]
@@ -48,9 +48,9 @@ def _select(only: str | None) -> list[Load]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; the status says only whether it could be run."""
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3.0, help="each measurement takes")
-    parser.add_argument("--rounds", type=int, default=3, help="whose median is reported")
+    parser = Parser(prog="make bench", description=__doc__)
+    parser.add_argument("--seconds", type=duration, default=3.0, help="each measurement takes")
+    parser.add_argument("--rounds", type=count, default=3, help="whose median is reported")
     parser.add_argument(
         "--only",
         help="loads to measure: "
@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not selected:
         print(f"make bench: no load is named like {options.only}", file=sys.stderr)
         return 1
+    if options.check:
+        return 0
     if not is_root("bench"):
         return 1
     samples: Samples = defaultdict(lambda: defaultdict(list))

@@ -22,6 +22,7 @@ from tests.lab.cabled import Setting, Side
 from tests.lab.impairment import CASES, Impairment
 from tests.lab.namespace import CommandError
 from tests.lab.network import temporary_folder
+from tests.lab.options import Parser, count, duration
 from tests.lab.process import ProcessError
 from tests.lab.programs import HOST
 from tests.lab.root import is_root
@@ -147,9 +148,9 @@ def document(samples: Samples, options: argparse.Namespace) -> dict[str, object]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; the status says only whether it could be run."""
-    parser = argparse.ArgumentParser(prog="make bench-loss", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=5.0, help="each measurement takes")
-    parser.add_argument("--rounds", type=int, default=3, help="whose median is reported")
+    parser = Parser(prog="make bench-loss", description=__doc__)
+    parser.add_argument("--seconds", type=duration, default=5.0, help="each measurement takes")
+    parser.add_argument("--rounds", type=count, default=3, help="whose median is reported")
     parser.add_argument("--seed", type=int, default=1, help="of the first round")
     parser.add_argument("--congestion", default=cabled.CONGESTION, help="control of the kernels")
     parser.add_argument("--only", help=f"of plain, offload, {', '.join(CASES)}; or plain-loss1")
@@ -159,6 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not rows:
         print(f"make bench-loss: nothing is named like {options.only}", file=sys.stderr)
         return 1
+    if options.check:
+        return 0
     if not is_root("bench-loss"):
         return 1
     samples = measure_all(rows, options)

@@ -1,6 +1,5 @@
 """Give targets inputs that nobody has thought of, and keep those that fail."""
 
-import argparse
 import contextlib
 import random
 import resource
@@ -8,6 +7,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
@@ -17,6 +17,7 @@ from tests.fuzz import budget, corpus
 from tests.fuzz.cases import Case, join, split
 from tests.fuzz.mutation import mutate
 from tests.fuzz.targets import NAMES, OneLine, Target, load
+from tests.lab.options import Parser, count, duration
 
 _MEMORY = 2 << 30
 """Bytes of address space: what a target may not need."""
@@ -30,22 +31,24 @@ _SHORTENING = 30
 """Seconds to look for a shorter input that fails as well."""
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the targets; succeed where nothing fails."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser = Parser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(NAMES)}")
-    parser.add_argument("--seconds", type=float, default=60.0, help="for each target")
+    parser.add_argument("--seconds", type=duration, default=60.0, help="for each target")
     parser.add_argument("--seed", type=int, help="of a run that is to be repeated")
-    parser.add_argument("--jobs", type=int, default=2, help="targets at the same time")
+    parser.add_argument("--jobs", type=count, default=2, help="targets at the same time")
     parser.add_argument("--coverage", action="store_true", help="let atheris choose the inputs")
     parser.add_argument("--repeat", type=Path, metavar="FILE", help="give one input only")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     names = options.targets or list(NAMES)
     if len(names) != 1 and (options.coverage or options.repeat):
         parser.error("--coverage and --repeat are for one target")
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         parser.error(f"no target {unknown[0]!r}; there are {', '.join(NAMES)}")
+    if options.check:
+        return 0
     if options.repeat is not None:
         with OneLine():
             budget.check(load(names[0]).target, corpus.read(options.repeat))

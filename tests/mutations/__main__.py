@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.lab.options import count
+
 from .table import ROOT, Mutation, mutations
 
 _PARTS = ("guest", "host", "link", "tests", "pyproject.toml")
@@ -25,7 +27,7 @@ def main() -> int:
     """Print what survives; succeed where nothing does that is not argued for."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutations", description=__doc__)
     parser.add_argument("--only", default="", help="those whose line contains this text")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="at the same time")
+    parser.add_argument("--jobs", type=count, default=os.cpu_count(), help="at the same time")
     options = parser.parse_args()
     chosen = [mutation for mutation in mutations() if options.only in str(mutation)]
     failed = survived = 0

@@ -1,6 +1,5 @@
 """`make soak`: run it, and say whether what was acknowledged is intact; the status is 1 if not."""
 
-import argparse
 import json
 import os
 import random
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.lab.namespace import CommandError
+from tests.lab.options import Parser, duration
 from tests.lab.process import ProcessError, tail
 from tests.lab.root import is_root
 from tests.lab.wait import NotYetError, until
@@ -140,8 +140,8 @@ def _soak(figures: Figures, only: Sequence[str], keep: Path | None) -> tuple[Pla
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a soak; 0 is a run without a violation."""
-    parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=MINUTES)
+    parser = Parser(prog="make soak", description=__doc__)
+    parser.add_argument("--minutes", type=duration, default=MINUTES)
     parser.add_argument("--seed", type=int, help="of what happens by chance; else one is chosen")
     parser.add_argument("--only", default="", help=f"of {', '.join(KINDS)}; or how they begin")
     parser.add_argument("--output", type=Path, default=Path("soak.json"))
@@ -151,6 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if only and not any(name.startswith(tuple(only)) for name in KINDS):
         print(f"make soak: no fault is named like {options.only}", file=sys.stderr)
         return 1
+    if options.check:
+        return 0
     if not is_root("soak"):
         return 1
     seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed

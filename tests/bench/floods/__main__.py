@@ -1,6 +1,5 @@
 """`make floods`: run one flood after another beside a second guest, and report what it notices."""
 
-import argparse
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from tests.bench.floods.report import Phase, Result
 from tests.bench.floods.watched import Watch
 from tests.lab.namespace import CommandError, Namespace
 from tests.lab.network import temporary_folder
+from tests.lab.options import Parser, count, duration
 from tests.lab.process import Process, ProcessError
 from tests.lab.programs import HOST, Agent, Gvproxy
 from tests.lab.root import is_root
@@ -138,9 +138,9 @@ def run(flood: Flood, host: Namespace, seconds: float, rounds: int, pin: Sequenc
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the floods; the status says whether all goals are met."""
-    parser = argparse.ArgumentParser(prog="make floods", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=1.0, help="each phase takes")
-    parser.add_argument("--rounds", type=int, default=5, help="of each flood")
+    parser = Parser(prog="make floods", description=__doc__)
+    parser.add_argument("--seconds", type=duration, default=1.0, help="each phase takes")
+    parser.add_argument("--rounds", type=count, default=5, help="of each flood")
     parser.add_argument("--only", help="floods to run: " + ",".join(each.name for each in FLOODS))
     parser.add_argument("--output", type=Path, default=Path("floods.json"))
     options = parser.parse_args(argv)
@@ -149,6 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not selected:
         print(f"make floods: no flood is named like {options.only}", file=sys.stderr)
         return 1
+    if options.check:
+        return 0
     if not is_root("floods"):
         return 1
     signal.signal(signal.SIGTERM, _end)
