@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.reader import ReaderError
 
 from gvproxy.config import Forward, Record, SshForward, Zone
 from gvproxy.errors import ConfigError
@@ -375,7 +376,7 @@ def load(path: Path) -> Settings:
     try:
         root = yaml.compose(data.decode(), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"-config {path} is no YAML: {_problem(error)}") from None
+        raise ConfigError(f"-config {path} is no YAML: {_problem(error, data)}") from None
     settings = Settings()
     if root is None or root.tag == _TAG + "null":
         return settings
@@ -391,8 +392,11 @@ def load(path: Path) -> Settings:
     return settings
 
 
-def _problem(error: Exception) -> str:
+def _problem(error: Exception, data: bytes) -> str:
     """Return where a file stops being YAML, and why."""
+    if isinstance(error, ReaderError):
+        line = data.decode().count("\n", 0, error.position) + 1
+        return f"line {line}: the character U+{error.character:04X} may not be in it"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return one_line(f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}")

@@ -73,7 +73,12 @@ def read_network(text: str) -> Network:
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
         mapped = network.network_address.ipv4_mapped
         assert mapped is not None
-        return IPv4Network((mapped, network.prefixlen - _MAPPED.prefixlen))
+        network = IPv4Network((mapped, network.prefixlen - _MAPPED.prefixlen))
+    nobody = network.network_address
+    if nobody.is_unspecified and network.num_addresses == 1:  # closed, whatever the rules
+        raise ValueError(
+            f"must not be {text}, which is nobody's address; all of them are {nobody}/0"
+        )
     return network
 
 
@@ -83,6 +88,8 @@ def read_ports(text: str) -> range:
     ends = (first, last if separator else first)
     if all(end.isascii() and end.isdecimal() and len(end) <= 5 for end in ends):
         low, high = map(int, ends)
+        if high == 0:  # RFC 6335 §6
+            raise ValueError("must not be 0 alone, which is nobody's port")
         if low <= high <= 65535:
             return range(low, high + 1)
     raise ValueError(f"must be a port or a range such as 8000-8100, not {text!r}")

@@ -234,6 +234,30 @@ def test_every_key(path: Path, text: str, settings: dict[str, Any]) -> None:
             "ports[1] @1 must be a port or a range such as 8000-8100, not '9-8'",
         ),
         ("stack: {destinations: [{deny: any, ports: 65536}]}", "a port or a range"),
+        (
+            "stack: {destinations: [{deny: any, ports: [1, 0]}]}",
+            "ports[1] @1 must not be 0 alone, which is nobody's port",
+        ),
+        ("stack: {destinations: [{deny: any, ports: 0-0}]}", "must not be 0 alone"),
+        *(
+            (
+                f"stack: {{destinations: [{{deny: '{nobody}'}}]}}",
+                f"deny @1 must not be {nobody}, which is nobody's address; all of them are {all}",
+            )
+            for nobody, all in (
+                ("0.0.0.0", "0.0.0.0/0"),
+                ("0.0.0.0/32", "0.0.0.0/0"),
+                ("::", "::/0"),
+                ("::/128", "::/0"),
+                ("::ffff:0.0.0.0", "0.0.0.0/0"),
+            )
+        ),
+        (
+            "stack: {destinations: [{deny: any, guests: 0.0.0.0}]}",
+            "or a MAC address, not '0.0.0.0'",
+        ),
+        ("mtu: \0", "is no YAML: line 1: the character U+0000 may not be in it"),
+        ("# \xe9\nmtu: \x1b", "is no YAML: line 2: the character U+001B may not be in it"),
         ("stack: {destinations: [{deny: any, ports: 1-}]}", "a port or a range"),
         ("stack: {destinations: [{deny: any, ports: -1}]}", "a port or a range"),
         ("stack: {destinations: [{deny: any, ports: ²}]}", "a port or a range"),
