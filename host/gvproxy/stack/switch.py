@@ -105,10 +105,15 @@ class Switch:
         return True
 
     def _age(self, port: Port, now: float) -> None:
-        """Make room for `port`: stations of guests that have gone give way where all have many."""
+        """Make room for `port`: its own that were silent for long, and where all have many those of
+        guests that have gone.
+
+        Others keep what they have: whoever came next could take it, and they were refused.
+        """
         full = self._quota.held(port) < self._quota.limit.guest
         for station in list(self.stations.values()):
-            if station.seen + AGEING < now or (full and not station.port.attached):
+            aged = station.port is port and station.seen + AGEING < now
+            if aged or (full and not station.port.attached):
                 del self.stations[station.mac]
                 self._quota.give(station.port)
 

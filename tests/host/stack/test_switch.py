@@ -188,6 +188,21 @@ def test_a_full_table_forgets_the_stations_of_ports_that_went() -> None:
     assert set(bench.stack.switch.stations) == {*macs(12)[8:], MAC}
 
 
+def test_a_guest_with_its_part_of_the_table_lets_its_own_stations_age_alone() -> None:
+    """Else whoever was silent for a while lost its MAC address to it."""
+    bench = Bench()
+    flooding = bench.attach()
+    bench.meet()
+    for mac in macs(PART):
+        bench.give(arp(OTHER, mac=mac), port=flooding)
+    bench.now += switch.AGEING + 1
+    bench.give(echo(mac=OTHER_MAC, source=OTHER), port=flooding)
+    assert bench.stack.switch.table() == {MAC: 0, OTHER_MAC: 1}
+    bench.give(echo(source=OTHER), port=flooding)
+    assert bench.stack.switch.table() == {MAC: 0, OTHER_MAC: 1}
+    assert bench.give(echo()) != [], "and was no longer heard"
+
+
 def test_a_full_table_is_searched_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search takes a tenth of a millisecond, and a guest has a new MAC in every frame."""
     monkeypatch.setattr(switch, "AGEING", 0.5)
