@@ -231,8 +231,8 @@ class Ip:
 
         The packet's destination is the one who tells, as where a host's own port is closed.
         """
-        group = self._config.is_group(packet.destination)
-        if not packet.to_us or group or not any(packet.source):
+        host = packet.destination[0] and not self._config.is_group(packet.destination)
+        if not packet.to_us or not host or not any(packet.source):
             return
         self.send_error(packet.station, packet.destination, code, packet.quote)
 

@@ -191,10 +191,13 @@ def test_an_unknown_protocol_is_unreachable_and_quoted() -> None:
         ip(bytes(8), 132, destination=b"\xff" * 4),
         ip(bytes(8), 132, destination=b"\xe0\0\0\1"),
         ip(bytes(8), 132, destination=GATEWAY[:3] + b"\xff"),
+        ip(bytes(8), 132, destination=bytes(4)),
+        ip(bytes(8), 132, destination=b"\0\0\0\5"),
     ],
 )
 def test_no_error_is_sent_about_a_broadcast(frame: bytes) -> None:
-    """Not from a group address either, whatever MAC it came to (RFC 1122 §3.2.2)."""
+    """Not from a group address either, whatever MAC it came to, nor from one of "this network",
+    which nobody sends from (RFC 1122 §3.2.2, §3.2.1.3)."""
     bench = Bench()
     assert bench.give(frame) == []
     assert bench.counters.unknown_protocol == 1
