@@ -46,13 +46,8 @@ A VM that was started anew, and is another to us, waits no longer than that.
 """
 ASK_INTERVAL = 1.0
 """Seconds between two questions to one whose MAC address another claims."""
-MAX_TAGS = 4
-"""VLAN tags of a frame; 802.1ad has two."""
 
 DHCP_SERVER, DHCP_CLIENT = 67, 68  # RFC 2131 §4.1
-_TAGS = {0x8100, 0x88A8, 0x9100}  # 802.1Q, 802.1ad, and what came before that
-_MAX_LENGTH = 1500  # up to here a type is a length (802.3)
-_SNAP = bytes.fromhex("aaaa03000000")  # RFC 1042, which hosts may understand (RFC 1122 §2.3.3)
 _IPV4 = Struct("!B5xHxB2x4s")  # version and header length, fragment, protocol, source
 _PORTS = Struct("!HH")
 
@@ -145,8 +140,8 @@ class SourceGuard:
 
         `to_us` tells that it is for the gateway and nobody else.
         """
-        if kind in _TAGS or kind <= _MAX_LENGTH:
-            kind, at = _behind_tags(frame, at, kind)
+        if kind in ethernet.TAGS or kind <= ethernet.MAX_LENGTH:
+            kind, at = ethernet.behind_tags(frame, at, kind)
         if kind == ethernet.TYPE_IPV4:
             if len(frame) < at + ipv4.SIZE:
                 return True  # nobody can read it
@@ -166,7 +161,7 @@ class SourceGuard:
             return self._judge_arp(station, frame, at, now)
         if kind == ethernet.TYPE_IPV6:
             return to_us or self._routers.permits(station, frame, at, now)
-        if kind in _TAGS:
+        if kind in ethernet.TAGS:
             self._counters.malformed += 1
             return False
         return True
@@ -273,16 +268,3 @@ def is_another(was: Station, mac: bytes, port: Port) -> bool:
     """
     before = was.port
     return before is not port and (mac, port.identity) != (was.mac, before.identity)
-
-
-def _behind_tags(frame: memoryview, at: int, kind: int) -> tuple[int, int]:
-    """Return type and place of what stands behind tags; a tag where there are too many."""
-    for _ in range(MAX_TAGS):
-        if kind in _TAGS and len(frame) >= at + 4:
-            at += 4
-        elif kind <= _MAX_LENGTH and frame[at : at + 6] == _SNAP and len(frame) >= at + 8:
-            at += 8
-        else:
-            break
-        kind = frame[at - 2] << 8 | frame[at - 1]
-    return kind, at

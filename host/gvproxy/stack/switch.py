@@ -21,6 +21,7 @@ A super-frame is as many as may have to be made of it.
 """
 FLOOD_BURST = 1000.0
 _VLAN_TAG = 4
+_IPV6_SIZE = 40  # RFC 8200 §3
 
 
 class Switch:
@@ -147,14 +148,15 @@ class Switch:
         """Send a frame to `port`; tells whether it, or some of it, was queued."""
         meta = bytes(frame[:offset]) or vnet.PLAIN
         body = bytes(frame[offset:])
-        if meta[0] & vnet.F_NEEDS_CSUM and not _takes(port.offload, meta[1]):
+        if meta[0] & vnet.F_NEEDS_CSUM:
             header = _header_length(meta, body)
             if not header:
                 self._counters.malformed += 1
                 return False
-            pieces = gso.complete(meta, body[:header], memoryview(body)[header:])
-            sent = [self._send_plain(port, head, payload) for head, payload in pieces]
-            return any(sent)
+            if not _takes(port.offload, meta[1]):
+                pieces = gso.complete(meta, body[:header], memoryview(body)[header:])
+                sent = [self._send_plain(port, head, payload) for head, payload in pieces]
+                return any(sent)
         if port.offload:
             return port.send(meta, body)
         return self._send_plain(port, body)
@@ -184,12 +186,15 @@ def _takes(offload: int, kind: int) -> bool:
 
 
 def _header_length(meta: bytes, body: bytes) -> int:
-    """Return where the payload of an unfinished frame begins, 0 where `meta` points outside it.
+    """Return where the payload of an unfinished frame begins, 0 where `meta` points elsewhere.
 
-    The guest wrote `meta`, so `hdr_len` in it is not used.
+    The guest wrote `meta`, so `hdr_len` in it is not used.  A checksum belongs behind an IP header:
+    whoever completes it, be it the guest that gets it, would write over what the frame has been
+    judged by.
     """
     _, kind, _, _, start, offset, _ = vnet.HEADER.unpack(meta)
-    if start < ethernet.SIZE + ipv4.SIZE or start + offset + 2 > len(body):
+    least = _network_end(body)
+    if not least or start < least or start + offset + 2 > len(body):
         return 0
     if kind & ~vnet.GSO_ECN in (vnet.GSO_TCPV4, vnet.GSO_TCPV6):
         if start + tcp.SIZE > len(body):
@@ -200,3 +205,11 @@ def _header_length(meta: bytes, body: bytes) -> int:
     if kind == vnet.GSO_UDP_L4:
         return start + udp.SIZE if offset == udp.CHECKSUM_OFFSET else 0
     return len(body)
+
+
+def _network_end(body: bytes) -> int:
+    """Return where IP's header ends in a frame, at the earliest; 0 for what is no IP."""
+    kind, at = ethernet.behind_tags(body, ethernet.SIZE, body[12] << 8 | body[13])
+    if kind == ethernet.TYPE_IPV4:
+        return at + max((body[at] & 0xF) * 4 if at < len(body) else 0, ipv4.SIZE)
+    return at + _IPV6_SIZE if kind == ethernet.TYPE_IPV6 else 0

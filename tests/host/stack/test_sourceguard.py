@@ -7,10 +7,12 @@ import dpkt
 import pytest
 
 from gvproxy.complaint import INTERVAL
-from gvproxy.stack import sourceguard
 from gvproxy.stack.sourceguard import ANSWER_TIME, ASK_INTERVAL, MAX_ADDRESSES, SourceGuard
 from gvproxy.stack.switch import AGEING
 from gvproxy.wire import ethernet
+from gvproxy.wire.checksum import ones_sum
+from taplink import vnet
+from taplink.vnet import Offload
 
 from .attack import BROADCAST, MALLORY, MALLORY_MAC, Scene, make, snap, tagged
 from .bench import (
@@ -211,7 +213,7 @@ def test_what_is_nobodys_passes(scene: Scene, frame: bytes) -> None:
 def test_tags_without_end_hide_nothing(scene: Scene) -> None:
     """Linux takes off as many of VLAN 0 as there are."""
     frame = arp(FREE, sender=MALLORY, mac=MALLORY_MAC, to=MAC)
-    tags = [(0x8100, 0)] * sourceguard.MAX_TAGS
+    tags = [(0x8100, 0)] * ethernet.MAX_TAGS
     assert scene.attack(tagged(frame, *tags)) == [tagged(frame, *tags)]
     assert scene.attack(tagged(frame, *tags, (0x8100, 0))) == []
     assert scene.bench.counters.malformed == 1
@@ -377,6 +379,47 @@ def test_ports_that_cannot_be_seen_are_refused(scene: Scene) -> None:
 )
 def test_what_no_server_sends_passes(scene: Scene, frame: bytes) -> None:
     assert scene.attack(frame) == [frame]
+
+
+# What is judged stays so
+
+FIELDS = {
+    "ARP in a tag": (tagged(arp(FREE, sender=MALLORY, mac=MALLORY_MAC, to=MAC), (0x8100, 0)), 34),
+    "IP in LLC": (snap(udp(source=MALLORY, mac=MALLORY_MAC, destination=GUEST, to=MAC)), 36),
+    "IP in two tags": (
+        tagged(
+            udp(source=MALLORY, mac=MALLORY_MAC, destination=GUEST, to=MAC),
+            (0x8100, 0),
+            (0x8100, 0),
+        ),
+        36,
+    ),
+    "IP": (udp(source=MALLORY, mac=MALLORY_MAC, destination=GUEST, to=MAC), 28),
+    "MAC": (udp(source=MALLORY, mac=MALLORY_MAC, destination=GUEST, to=MAC), 10),
+    "LLC": (ether(b"\x66\x66\3\0\0\0\x08\0" + bytes(28), kind=36, mac=MALLORY_MAC, to=MAC), 14),
+}
+"""Frames of Mallory's, and where a checksum would say who they are from, or what they are."""
+
+
+@pytest.mark.parametrize("there", [ALL, Offload.NONE])
+@pytest.mark.parametrize("how", FIELDS)
+def test_no_checksum_is_written_over_an_address(how: str, there: Offload) -> None:
+    """What is left undone is done once the frame has been judged, or by the victim."""
+    bench = Bench(there)
+    mallory = bench.attach(ALL)
+    bench.meet()
+    bench.meet(MALLORY, MALLORY_MAC, mallory)
+    bench.port.take()
+    frame, field = FIELDS[how]
+    frame += bytes(len(frame) & 1)
+    wanted = int.from_bytes(GATEWAY[2:], "big")
+    rest = ones_sum(frame[field:], len(frame) - field)
+    frame += ((0xFFFF - wanted - rest) % 0xFFFF).to_bytes(2, "big")
+    assert 0xFFFF - ones_sum(frame[field:], len(frame) - field) == wanted
+    meta = vnet.HEADER.pack(vnet.F_NEEDS_CSUM, 0, 0, 0, field, 0, 0)
+    bench.give(frame, port=mallory, meta=meta)
+    assert bench.port.take() == []
+    assert bench.counters.malformed == 1
 
 
 # In the way of nobody

@@ -276,6 +276,18 @@ def test_every_datagram_and_segment_arrives_whole(
     assert other.take() == [frame]
 
 
+@pytest.mark.parametrize("there", [ALL, Offload.NONE])
+@pytest.mark.parametrize("tags", [1, 2])
+def test_a_checksum_is_completed_behind_tags(tags: int, there: Offload) -> None:
+    """As the VLAN interfaces of a guest's kernel leave it."""
+    bench, other = pair(ALL, there)
+    frame, inside = between(udp, b"hello"), b"\x81\0\0\5" * tags
+    meta = vnet.HEADER.pack(vnet.F_NEEDS_CSUM, 0, 0, 0, TRANSPORT + 4 * tags, 6, 0)
+    given = unfinished(frame)
+    assert bench.give(given[:12] + inside + given[12:], meta=meta) == []
+    assert other.take() == [frame[:12] + inside + frame[12:]]
+
+
 def test_finished_frames_keep_their_header_on_a_port_with_offloads() -> None:
     bench, other = pair(ALL, ALL)
     valid = vnet.HEADER.pack(vnet.F_DATA_VALID, 0, 0, 0, 0, 0, 0)
