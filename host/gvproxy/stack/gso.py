@@ -15,6 +15,7 @@ from taplink import vnet
 
 _IP = ethernet.SIZE
 _IPV6_SIZE = 40  # RFC 8200 §3
+_VERSIONS = {ethernet.TYPE_IPV4.to_bytes(2, "big"): 4, ethernet.TYPE_IPV6.to_bytes(2, "big"): 6}
 _WORD = Struct("!H")
 _LONG = Struct("!I")
 _CWR = 0x80  # RFC 3168 §6.1.2: once per window, so on the first piece only
@@ -73,12 +74,17 @@ def _is_udp(header: bytes, start: int, size: int) -> bool:
 
 
 def _version(header: bytes, start: int) -> int:
-    """Return the version of the IP header that ends at `start`, 0 where there is none."""
+    """Return the version of the IP header that ends at `start`, 0 where there is none.
+
+    Behind a tag nothing is cut.
+    """
     version = header[_IP] >> 4
+    if version != _VERSIONS.get(header[_IP - 2 : _IP]):
+        return 0
     if version == 4:
         right = start == _IP + (header[_IP] & 0xF) * 4 >= _IP + ipv4.SIZE
     else:
-        right = version == 6 and start >= _IP + _IPV6_SIZE
+        right = start >= _IP + _IPV6_SIZE
     return version if right else 0
 
 

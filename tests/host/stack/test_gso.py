@@ -180,6 +180,15 @@ def test_super_frame_that_is_not_what_it_says_is_dropped(family: int, words: byt
     assert list(gso.complete(words, header, payload)) == []
 
 
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("kind", [b"\x81\0", b"\x08\6"])
+def test_what_only_looks_like_ip_is_not_cut(kind: bytes, family: int) -> None:
+    """A tag's bits can be those of a version: what a piece gets would stand in another header."""
+    header, payload = super_frame(family, 4000)
+    header = header[:12] + kind + header[14:]
+    assert list(gso.complete(meta(family, 1448), header, payload)) == []
+
+
 def test_too_many_pieces_are_refused() -> None:
     header, payload = super_frame(4, 200 * gso.MAX_PIECES)
     assert len(list(gso.complete(meta(4, 200), header, payload))) == gso.MAX_PIECES
