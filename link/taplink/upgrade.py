@@ -32,8 +32,9 @@ _HTTP = b"HTTP/1."
 _REQUEST_LINE = re.compile(rb"[A-Z]{1,20}(?: (?:[!-~]+(?: [HTP/0-9.]{0,8}\r?)?)?)?")
 """A request line or the beginning of one, to tell garbage before its first line feed."""
 
-_TEXT = re.compile(rb"(?:[\t -~]+\r?\n)+")
-"""Lines for people.  No frame of IPv4's or ARP's is one: its EtherType, 08 00 or 08 06, is not."""
+_TEXT = re.compile(rb"[\t -~]+\r?\n(?:[\t -~]*\r?\n)*")
+"""Lines for people, of which the first is not empty.  No frame of IPv4's or ARP's is one: its
+EtherType, 08 00 or 08 06, is not."""
 
 
 class UpgradeError(LinkError):

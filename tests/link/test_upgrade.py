@@ -225,7 +225,7 @@ def test_other_answers_are_named(answer: bytes, reason: str) -> None:
         read_response(answer)
 
 
-@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r\n\r\n", b"\n\nSorry.\n"])
 def test_a_text_is_no_frame(end: bytes) -> None:
     """No IPv4 or ARP frame is of printable bytes alone: its EtherType is not."""
     with pytest.raises(UpgradeError, match=r"^the host refuses the link: 'one tap, not 0'$"):
