@@ -71,16 +71,17 @@ def _start(name: str, seconds: float, seed: int) -> int:
 
 
 def _run(name: str, seconds: float, seed: int) -> bool:
-    """Mutate until the time is over; tell whether nothing has failed."""
+    """Give the seeds, and mutate until the time is over; tell whether nothing has failed."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.RLIM_INFINITY))
     signal.signal(signal.SIGALRM, _hangs)
     target = load(name)
     end, number, settled = monotonic() + seconds, 0, 0
     with OneLine():
         seeds = [split(one) for one in corpus.inputs(name).values()]
-        while monotonic() < end:
+        while number < len(seeds) or monotonic() < end:
             rng = random.Random(f"{seed} {number}")
-            data = join(mutate(seeds, rng, target.repair))
+            valid = number < len(seeds)
+            data = join(seeds[number] if valid else mutate(seeds, rng, target.repair))
             if not _holds(name, target, data):
                 print(f"{name}: seed {seed}, input {number}", flush=True)
                 return False

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from textwrap import wrap
 
+from tests.fuzz.budget import unlimited
 from tests.fuzz.targets import load
 
 _HERE = Path(__file__).parent
@@ -33,4 +34,5 @@ def regressions(target: str) -> dict[str, bytes]:
 @cache
 def inputs(target: str) -> dict[str, bytes]:
     """Return by name everything there is to begin with."""
-    return load(target).seeds() | regressions(target)
+    with unlimited():
+        return load(target).seeds() | regressions(target)

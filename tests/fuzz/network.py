@@ -1,8 +1,10 @@
-"""A whole stack with three guests: two who do as they like, and one who is honest.
+"""A whole stack with four guests: three who do as they like, and one who is honest (`honest`).
 
 The host answers as its services do.  DHCP and DNS are the real ones; users of connections echo,
 keep, refuse, or send as much as they may.  A message begins with what it is, the time that passes
-first, and a virtio-net header for a guest that has those; then the frame.
+first, and a virtio-net header for a guest that has those; then the frame.  Tables are small, so
+that a few frames fill them.  What the stack makes of a frame is compared with a second reading
+(`judge`).
 """
 
 import socket
@@ -10,12 +12,12 @@ from math import inf, isnan
 from struct import Struct
 
 from gvproxy.config import configure
-from gvproxy.limits import Quota
+from gvproxy.limits import Limit, Limits, Quota
 from gvproxy.services.dhcp import DhcpServer
 from gvproxy.services.dns import DnsServer
 from gvproxy.services.dnsmessage import Query, Rcode, reply
 from gvproxy.services.virtual import serve_dhcp, serve_dns
-from gvproxy.stack import gso, neighbours, sessions
+from gvproxy.stack import fragments, gso, neighbours, sessions
 from gvproxy.stack.ip import EchoRequest
 from gvproxy.stack.path import TcpPath
 from gvproxy.stack.sessions import Run
@@ -26,11 +28,13 @@ from gvproxy.tcp.states import ESTABLISHED, LISTEN, End
 from gvproxy.wire import icmp, udp
 from taplink import vnet
 from taplink.vnet import Offload
+from tests.fuzz import reading
 from tests.fuzz.budget import within
+from tests.fuzz.honest import Honest
+from tests.fuzz.judge import Judge
 from tests.host.services.naming import make_names
 from tests.host.stack import bench as lab
 from tests.host.stack.bench import GATEWAY, GATEWAY_MAC, GUEST, OTHER
-from tests.host.stack.peer import ACK, Peer
 
 HEAD = Struct(f"!BB{vnet.SIZE}s")
 GUESTS = 0x03
@@ -41,9 +45,16 @@ HOST = 3
 MORE = 0x10
 """The next frame, if it is the same guest's, is in the same batch."""
 _PASSES = (0, 0, 0, 0, 0.001, 0.005, 0.02, 0.06, 0.2, 0.5, 1.1, 3, 10, 31, 70, 400)
-_HONEST_MAC = bytes.fromhex("5a94efe40cff")
-_HONEST = socket.inet_aton("192.168.127.9")
 _CONFIG, _NAMES = configure(), make_names()  # neither of which a guest can change
+_LIMITS = Limits(
+    macs=Limit(32, 8),
+    neighbours=Limit(32, 8),
+    fragmented_packets=Limit(16, 8),
+    connections=Limit(64, 32),
+    half_open=Limit(32, 16),
+    udp_sessions=Limit(16, 8),
+    dhcp_leases=Limit(16, 8),
+)
 _LIMIT = 8 << 20
 _HIGH_WATER = 2 << 20
 MAX_BULK = 100_000
@@ -104,7 +115,8 @@ def kernel(meta: bytes, frame: bytes) -> list[bytes]:
 class Service:
     """The host's end of a guest's connection; the port says how it behaves."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, judge: Judge) -> None:
+        self._judge = judge
         self.connection: Connection | None = None
         self.kind = port & 7
         self.held = 0
@@ -118,6 +130,8 @@ class Service:
 
     def received(self, views: list[memoryview | bytes], now: float) -> int:
         size = sum(map(len, views))
+        if self.connection is not None:
+            self._judge.received(self.connection, views)
         if self.kind == 1:
             self.held += size
             return 0
@@ -171,10 +185,10 @@ class Service:
 
 
 class Network:
-    """The stack, its three guests, and what the host has behind it."""
+    """The stack, its guests, and what the host has behind it."""
 
     def __init__(self) -> None:
-        self.bench = bench = lab.Bench()
+        self.bench = bench = lab.Bench(limits=_LIMITS)
         self.stack = stack = bench.stack
         stack.detach(bench.port, bench.now)
         self.guests = [
@@ -186,26 +200,32 @@ class Network:
         self._batch: list[bytes] = []
         self._sender = self.guests[0]
         self._serve()
-        self.honest = Honest(self)
+        self.judge = Judge(stack)
+        self.honest = Honest(bench)
         stack.connections.forward = self._offer
         stack.connections.listeners[GATEWAY, 80] = self._offer
         for address, port in ((GUEST, 22), (OTHER, 23), (socket.inet_aton("192.168.127.77"), 24)):
-            service = Service(port & 1)
+            service = Service(port & 1, self.judge)
             self.services.append(service)
             service.connection = stack.connections.open(service, address, port, bench.now)
 
     def _serve(self) -> None:
         stack = self.stack
         self.dhcp = DhcpServer(
-            _CONFIG, lambda now: ["example.org"], self._user, Quota(_CONFIG.limits.dhcp_leases)
+            _CONFIG, lambda now: ["example.org"], self._user, Quota(_LIMITS.dhcp_leases)
         )
+        guard = stack.guard
+        assert guard is not None
+        guard.binding = self.dhcp.owner
+        self.dhcp.granted, self.dhcp.is_there = guard.granted, guard.is_there
         serve_dhcp(stack, self.dhcp)
-        serve_dns(stack, DnsServer(_NAMES, self))  # type: ignore[arg-type]
+        self.dns = DnsServer(_NAMES, self)  # type: ignore[arg-type]
+        serve_dns(stack, self.dns)
         stack.udp.forward = self._datagram
         stack.ip.forward_echo = self._echo
 
     def _user(self, address: int) -> bytes | None:
-        return self.stack.neighbours.user(address.to_bytes(4, "big"))
+        return self.stack.user(address.to_bytes(4, "big"))
 
     # The host's name servers
 
@@ -224,7 +244,8 @@ class Network:
     # What the host does for guests
 
     def _offer(self, connection: Connection, path: TcpPath, now: float) -> None:
-        service = Service(path.port)
+        self.judge.offered(path)
+        service = Service(path.port, self.judge)
         match service.kind:
             case 2:
                 calls.abort(connection, now)
@@ -239,23 +260,33 @@ class Network:
 
     def _datagram(self, datagram: Datagram, now: float) -> None:
         packet = datagram.packet
+        self.judge.datagram(datagram)
+        assert packet.to_us
+        assert any(packet.source)
+        assert packet.destination != GATEWAY
         if datagram.port & 1:
             self.stack.ip.send_unreachable(packet, icmp.ADMIN_PROHIBITED)
             return
 
+        owner = packet.station.port
+
         def leave(run: Run, size: int, now: float) -> None:
+            assert owner is self._sender, "another's datagram"
             assert size > 0
             assert all(len(one) % size == 0 for one in run[:-1]), (
                 "one that is smaller, not the last"
             )
             assert sum(map(len, run)) <= min(size * sessions.MAX_SEGMENTS, sessions.MAX_PAYLOAD)
+            self.judge.run(key, run, size)
 
+        key = packet.source + packet.destination + bytes(packet.payload[:4])
         self.stack.udp.remember(datagram, leave)
         station, source = packet.station, packet.source
         back = packet.destination, datagram.port, source, datagram.source_port
         self.stack.udp.send(station, *back, bytes(datagram.payload), size=1000)
 
     def _echo(self, request: EchoRequest, now: float) -> None:
+        self.judge.echo(request)
         packet, rest = request.packet, request.identifier << 16 | request.sequence
         self.stack.ip.send_echo_reply(
             packet.station, packet.destination, packet.source, rest, request.payload
@@ -278,8 +309,7 @@ class Network:
             self._act(frame[:2].ljust(2, b"\0"))
             return
         self._sender = self.guests[who]
-        if not _is_anothers(frame):
-            self._batch.append((meta if self._sender.offset else b"") + frame)
+        self._batch.append((meta if self._sender.offset else b"") + frame)
         if not what & MORE:
             self.receive()
 
@@ -289,6 +319,10 @@ class Network:
         if not batch or not self._sender.attached:
             return
         buffers = [bytearray(frame) for frame in batch]
+        everybody = (*self.guests, self.honest.port)
+        waiting = [len(port.sent) for port in everybody]
+        self.judge.begins(self._sender, batch, self.bench.now)
+        before = self.honest.image()
         views = [memoryview(buffer) for buffer in buffers]
         while views and self._sender.attached:
             with within():
@@ -297,6 +331,18 @@ class Network:
         views.clear()
         for buffer in buffers:
             buffer.clear()  # fails where a view is kept
+        assert self.honest.image() == before, "another guest has changed a connection"
+        said: list[bytes] = []
+        for port, count in zip(everybody, waiting, strict=True):
+            theirs = [frame for _, frame in port.sent[count:] if frame[6:12] != GATEWAY_MAC]
+            assert len(theirs) <= gso.MAX_PIECES * len(batch), "very many frames of few"
+            if theirs and len(batch) == 1 and self._sender.offset and not port.offload:
+                reading.check_cut(batch[0][: vnet.SIZE], batch[0][vnet.SIZE :], theirs)
+            for meta, frame in port.sent[count:]:
+                if frame[6:14] == GATEWAY_MAC + b"\x08\0":
+                    said += kernel(meta, frame)
+        self.judge.ends(said)
+        self.honest.hear(quiet=True)
         self.check()
 
     def pass_time(self, seconds: float) -> None:
@@ -335,14 +381,21 @@ class Network:
     def _read(self) -> None:
         for guest in self.guests:
             guest.read()
+        self.honest.hear()
 
     def check(self) -> None:
         """Assert that everything is bounded."""
         self._read()
+        self.honest.look()
         stack, connections = self.stack, self.stack.connections
         assert len(stack.neighbours._resolutions) <= neighbours.MAX_RESOLUTIONS
         assert not stack.udp.sessions._gathering
+        assert all(map(stack.config.is_guest, stack.neighbours._stations))
+        assert GATEWAY_MAC not in stack.switch.stations
         reassembler = stack.ip._reassembler
+        for parts in reassembler._packets.values():
+            assert len(parts.pieces) <= fragments.MAX_PIECES
+            assert parts.size == sum(map(len, parts.pieces.values()))
         for held, quota in (
             (stack.switch.stations, stack.switch._quota),
             (stack.neighbours, stack.neighbours._quota),
@@ -371,69 +424,12 @@ class Network:
     def finish(self) -> None:
         """End it: the honest guest has what it had, and nobody waits for ever for the others."""
         self.receive()
-        self.honest.check()
+        self.honest.finish()
         for guest in self.guests:
             guest.stuck = False
         for service in self.services:
             service.finish(self.bench.now)
         self.stack.connections.flush(self.bench.now)
-        self.honest.port.sent.clear()
         self.pass_time(4000)
         left = [c for c in self.stack.connections.find.values() if c.user is None]
         assert not left, "connections that nobody has any more are kept"
-
-
-class Honest:
-    """A guest with an open connection, whose bytes arrive whatever the others do."""
-
-    def __init__(self, network: Network) -> None:
-        bench = network.bench
-        self.port = lab.Port()
-        bench.stack.attach(self.port)
-        self._bench = bench
-        self._peer = Peer(bench, sport=4000, dport=80, source=_HONEST, mac=_HONEST_MAC)
-        self._peer.port = self.port
-        self._peer.connect()
-        self._talk()
-        self._before = self._numbers()
-
-    def _talk(self) -> None:
-        peer, bench = self._peer, self._bench
-        before = len(peer.user.data)
-        bench.stack.receive(self.port, [memoryview(peer.data(b"hello"))], bench.now)
-        assert peer.user.data[before:] == b"hello"
-        calls.send(peer.connection, b"answer", bench.now)
-        bench.stack.connections.flush(bench.now)
-        segments = [lab.read(frame).data.data for frame in self._taken()]
-        data = b"".join(bytes(segment.data) for segment in segments)
-        assert data == b"answer"
-        peer.note(segments[-1])
-        peer.ack = (peer.ack + len(data)) & 0xFFFFFFFF
-        frames = [memoryview(peer.make(ACK))]
-        bench.stack.receive(self.port, frames, bench.now)
-        assert peer.connection.snd_una == peer.connection.snd_nxt
-        assert not self._taken()
-
-    def _taken(self) -> list[bytes]:
-        """Return the gateway's frames, without its questions after the others' addresses."""
-        frames = [frame for frame in self.port.take() if frame[6:12] == GATEWAY_MAC]
-        return [frame for frame in frames if frame[12:14] != b"\x08\x06"]
-
-    def _numbers(self) -> tuple[object, ...]:
-        c = self._peer.connection
-        return c.state, c.snd_una, c.snd_nxt, c.rcv_nxt, c.mss, c.congestion.cwnd, c.challenge_at
-
-    def check(self) -> None:
-        """Assert that the connection is as it was, and goes on."""
-        assert self._numbers() == self._before
-        assert self._peer.user.told == ["offered", "established"]
-        assert not self._taken(), "another guest has caused something"
-        self._talk()
-        self._peer.user.connection = None
-
-
-def _is_anothers(frame: bytes) -> bool:
-    """Tell whether a guest uses the honest one's addresses: that is the switch's business."""
-    kind, body = frame[12:14], frame[14:]
-    claimed = body[14:18] if kind == b"\x08\x06" else body[12:16] if kind == b"\x08\0" else b""
-    return frame[6:12] == _HONEST_MAC or claimed == _HONEST
