@@ -6,6 +6,7 @@ end, and nothing is raised.  Datagrams are frames as they are.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 from gvproxy.ports.fairness import MAX_FRAMES
 from gvproxy.ports.vpnkit import ANSWER_SIZE, HELLO_SIZE, MAGIC, REQUEST_SIZE, Handshake
@@ -45,6 +46,63 @@ def _cut(framing: Framing, pieces: Case) -> Heard:
     return frames, b"", False
 
 
+class Source:
+    """A socket from which a stream comes as it is cut, and then its end."""
+
+    def __init__(self, pieces: Case) -> None:
+        self._pieces = [piece for piece in pieces if piece]
+        self.ended = False
+
+    def recv_into(self, buffer: memoryview, /) -> int:
+        assert not self.ended, "it is read behind its end"
+        assert len(buffer), "it is read without room"
+        if not self._pieces:
+            self.ended = True
+            return 0
+        piece = self._pieces.pop(0)
+        count = min(len(piece), len(buffer))
+        buffer[:count] = piece[:count]
+        if count < len(piece):
+            self._pieces.insert(0, piece[count:])
+        return count
+
+
+def _receive(framing: Framing, pieces: Case, most: int) -> Heard:
+    """Read a stream from a socket, with at most so many frames at a time."""
+    reader, source = FrameReader(framing), Source(pieces)
+    frames: list[bytes] = []
+    for _ in range(2 * len(b"".join(pieces)) + 2):
+        try:
+            with within():
+                found = reader.receive(source, most)
+        except LinkError:
+            return frames, b"", True
+        except EOFError:
+            return frames, b"", False
+        assert len(found) <= most
+        frames += map(bytes, found)
+    raise AssertionError("the end of a stream does not come")
+
+
+def _read(framing: Framing, stream: bytes) -> Heard:
+    """Read a stream once more, by the dialect's description alone."""
+    size = 2 if framing is HYPERKIT else 4
+    order: Literal["little", "big"] = "little" if framing is HYPERKIT else "big"
+    least = 12 if framing is TAPLINK else 0
+    most = 0xFFFF if framing is HYPERKIT else least + 14 + 4 + 65535
+    frames: list[bytes] = []
+    at = 0
+    while at + size <= len(stream):
+        length = int.from_bytes(stream[at : at + size], order)
+        if not least <= length <= most:
+            return frames, b"", True
+        if at + size + length > len(stream):
+            break
+        frames.append(stream[at + size : at + size + length])
+        at += size + length
+    return frames, b"", False
+
+
 def _shake_hands(pieces: Case) -> Heard:
     """Read a stream that begins with vpnkit's handshake."""
     handshake, said = Handshake(_MTU, _MACS), b""
@@ -81,10 +139,18 @@ def target(data: bytes) -> None:
         _compare(heard, read(pieces))
     if len(whole) < 1_000:
         _compare(heard, read([whole[at : at + 1] for at in range(len(whole))]))
-    frames, _, wrong = heard
-    if not wrong and dialect != VPNKIT:
-        again = b"".join(framing.length.pack(len(frame)) + frame for frame in frames)
-        assert whole.startswith(again)
+    frames, said, wrong = heard
+    if dialect != VPNKIT:
+        _compare(_read(framing, whole), heard)
+        if len(whole) < 20_000:
+            for most in (1, 1000):
+                _compare(heard, _receive(framing, pieces, most))
+    else:
+        assert wrong or MAGIC.startswith(whole[:5]) or whole.startswith(b"VMN3T")
+        assert said[:HELLO_SIZE] == whole[: len(said)][:HELLO_SIZE]
+        if len(said) > HELLO_SIZE and not wrong:
+            start = HELLO_SIZE + REQUEST_SIZE
+            _compare(_read(framing, whole[start:]), (frames, b"", False))
     _to_a_stack(framing, frames)
 
 
@@ -117,6 +183,8 @@ def _stream(dialect: int, *frames: bytes, cuts: int = 1) -> bytes:
             MAGIC + b"\x16\0\0\0" + b"a" * (HELLO_SIZE - len(MAGIC) - 4),
             (b"\1" + uuid).ljust(REQUEST_SIZE, b"\0"),
         ]
+    if dialect == VPNKIT and cuts == 3:
+        hello = [b"VMN3X" + hello[0][5:], hello[1]]
     pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
     return join([bytes((dialect,)), *hello, *pieces])
 
@@ -131,4 +199,11 @@ def seeds() -> dict[str, bytes]:
         for cuts in (1, 7):
             found[f"{name}-{cuts}"] = _stream(dialect, *(head + one for one in small), cuts=cuts)
         found[f"{name}-large"] = _stream(dialect, *(head + one for one in large), cuts=3)
+    for dialect, name in enumerate(("hyperkit", "qemu", "taplink")):
+        framing = _DIALECTS[dialect]
+        for size in (framing.offset - 1, framing.offset, framing.limit, framing.limit + 1):
+            if 0 <= size <= 0xFFFF or framing.length.size > 2:
+                bad = framing.length.pack(max(size, 0)) + bytes(min(max(size, 0), 70_000))
+                pieces = [bad[at : at + 60_000] for at in range(0, len(bad), 60_000)]
+                found[f"{name}-{size}"] = join([bytes((dialect,)), *pieces, bad[:4]])
     return found

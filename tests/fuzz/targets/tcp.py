@@ -11,7 +11,7 @@ from struct import Struct
 from gvproxy.tcp import output, path_errors
 from gvproxy.tcp.input import Segment
 from gvproxy.tcp.seq import MASK, unwrap
-from gvproxy.tcp.states import CLOSED, LISTEN, SYN_SENT
+from gvproxy.tcp.states import CLOSED, LISTEN, SYN_RECEIVED, SYN_SENT
 from gvproxy.wire import tcp as wire
 from tests.fuzz.budget import within
 from tests.fuzz.cases import join, split
@@ -156,10 +156,19 @@ class Conversation:
     def _error(self, flags: int, anchors: int, seq: int, ack: int, window: int, size: int) -> None:
         c = self.bench.c
         number = (c.snd_una, c.snd_nxt, c.iss, 0)[anchors & 3] + seq & MASK
+        flying = (number - c.snd_una) % (1 << 32) < c.snd_nxt - c.snd_una
+        before = c.state, c.mss, c.congestion.mss, c.snd_nxt
         if flags & 1:
             path_errors.too_large(c, number, window)
         else:
             path_errors.unreachable(c, number, self.bench.now)
+        after = c.state, c.mss, c.congestion.mss, c.snd_nxt
+        assert flying or after == before, "an error about what is not on its way"
+        assert c.state is before[0] or (before[0] is SYN_SENT and not flags & 1)
+        assert before[1] >= c.mss
+        assert before[1] == c.mss or before[0] not in (SYN_SENT, SYN_RECEIVED), (
+            "no SYN is too large"
+        )
         if c.touched:
             output.flush(c, self.bench.now)
         self.bench.check()
@@ -213,6 +222,17 @@ def _call(name: str, passes: int = 0) -> bytes:
     return _SEGMENT.pack(CALL, passes, number, 0, 500, 0, 0, 0)
 
 
+def _errors(*kinds: int) -> list[bytes]:
+    """Return ICMP errors about what is not on its way, and then about what is."""
+    places = ((0, -1), (1, 0), (2, -1), (3, 0), (1, 5000), (0, 0))  # anchors, and from there
+    return [
+        _SEGMENT.pack(ERROR, 3, kind, anchor, place, 0, size, 0)
+        for anchor, place in places
+        for kind in kinds or (0, 1)
+        for size in (500, 2000)
+    ]
+
+
 def _opened(how: int, timing: int = 1) -> list[bytes]:
     """Return the beginning of a conversation that the guest opens."""
     syn = segment(wire.SYN, anchors=0x80, options=_SYN_OPTIONS, window=65535)
@@ -255,9 +275,11 @@ def seeds() -> dict[str, bytes]:
         "kept": join([*_opened(4), *closing, _call("consumed"), _call("take"), *end]),
         "reset": join([*_opened(0, 3), *exchange, segment(wire.RST | ack)]),
         "keepalive": join([*_opened(0, 3), segment(ack, passes=13), segment(ack, passes=14)]),
-        "unreachable": join(
-            [*_opened(0), _call("send 5000"), _SEGMENT.pack(ERROR, 3, 1, 0, 0, 0, 500, 0)]
+        "unreachable": join([*_opened(0), _call("send 5000"), *_errors()]),
+        "unreachable-acknowledged": join(
+            [*_opened(0), _call("send 5000"), segment(ack), *_errors(), _call("send 1"), *_errors()]
         ),
+        "unreachable-opening": join([b"\x08\1", *_errors(0)]),
         "congested": join(
             [*_opened(0), _call("congest"), _call("send 65000"), _call("room"), _call("relieve")]
         ),
