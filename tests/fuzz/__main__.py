@@ -26,7 +26,8 @@ _GROWTH = 256 << 20
 _SETTLED = 1000
 """Inputs after which everything has been imported and every cache filled."""
 _HANGS = 20
-"""Seconds for one input after which it hangs."""
+"""Seconds of the processor's time for one input after which it hangs, or ten times as many of the
+wall's: the machine may be busy with others."""
 _SHORTENING = 30
 """Seconds to look for a shorter input that fails as well."""
 
@@ -73,7 +74,8 @@ def _start(name: str, seconds: float, seed: int) -> int:
 def _run(name: str, seconds: float, seed: int) -> bool:
     """Give the seeds, and mutate until the time is over; tell whether nothing has failed."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.RLIM_INFINITY))
-    signal.signal(signal.SIGALRM, _hangs)
+    for number in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(number, _hangs)
     target = load(name)
     end, number, settled = monotonic() + seconds, 0, 0
     with OneLine():
@@ -110,7 +112,7 @@ def _holds(name: str, target: Target, data: bytes) -> bool:
 
 
 def _failure(target: Target, data: bytes) -> BaseException | None:
-    signal.alarm(_HANGS)
+    _watch(_HANGS)
     try:
         budget.check(target.target, data)
     except KeyboardInterrupt:
@@ -118,7 +120,7 @@ def _failure(target: Target, data: bytes) -> BaseException | None:
     except BaseException as error:
         return error
     finally:
-        signal.alarm(0)
+        _watch(0)
     return None
 
 
@@ -148,6 +150,12 @@ def _without_ends(case: Case) -> list[Case]:
         for place, one in enumerate(case)
         if len(one) > 64
     ]
+
+
+def _watch(seconds: int) -> None:
+    """Have `_hangs` be called where this takes longer; 0 for not any more."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.alarm(10 * seconds)
 
 
 def _hangs(number: int, frame: FrameType | None) -> None:
