@@ -13,6 +13,8 @@ from tests.soak.place import Place
 
 NOISE = ("Traceback", "Task exception", "never retrieved", "never awaited", "Fatal error")
 """What no log of ours says."""
+AROUND = 24
+"""Lines that are shown of what one of those begins."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def document(figures: Figures, ledger: Ledger) -> dict[str, object]:
 
 
 def noise(log: Path) -> list[str]:
-    """Return the lines of a log that should not be there."""
+    """Return the lines of a log that should not be there, each with what is around it."""
     lines = log.read_text(errors="replace").splitlines()
-    return [line for line in lines if any(word in line for word in NOISE)]
+    found = [place for place, line in enumerate(lines) if any(word in line for word in NOISE)]
+    return ["\n".join(lines[max(0, place - 2) : place + AROUND]) for place in found]
