@@ -66,7 +66,11 @@ def options(message: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _read(message: bytes) -> dict[int, bytes]:
-    return {code: message[begin:end] for code, begin, end in options(message)}
+    """Return what the options say, of which one may come in several parts (RFC 3396)."""
+    found: dict[int, bytes] = {}
+    for code, begin, end in options(message):
+        found[code] = found.get(code, b"") + message[begin:end]
+    return found
 
 
 def repair(message: bytes, rng: random.Random) -> bytes:
@@ -271,7 +275,7 @@ def _is_granted(lease: Lease, frame: bytes) -> None:
     assert frame[23] == 17
     start = 14 + (frame[14] & 15) * 4
     assert frame[start : start + 4] == b"\0\x43\0\x44"
-    message = frame[start + 8 :]
+    message = frame[start + 8 : start + int.from_bytes(frame[start + 4 : start + 6], "big")]
     assert message[0] == 2
     assert message[236:240] == _COOKIE
     found = _read(message)
