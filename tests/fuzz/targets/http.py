@@ -45,7 +45,7 @@ _HOSTS = {
 _OWN_PORT = 7777
 _NO_GUESTS = _CONFIG.subnet.network_address, _CONFIG.subnet.broadcast_address
 _LINE = re.compile(rb"[A-Z]+(?: [!-~]*(?: [HTP/0-9.]*\r?)?)?\Z|\Z")
-_SWITCHING = re.compile(rb"HTTP/1\.[01] 101[ \r\n]")
+_SWITCHING = re.compile(rb"HTTP/1\.[0-9] 101[ \r\n]")
 _TEXT = re.compile(rb"[\t -~]+\r?\n(?:[\t -~]*\r?\n)*")
 _LARGEST = 2 * MAX_HEAD
 
@@ -148,11 +148,10 @@ def _head(pieces: Case) -> Heard:
 def _fields(head: bytes) -> defaultdict[str, list[str]]:
     """Return the words of a head's fields, in lower case (RFC 9110 §5.6.1)."""
     fields: defaultdict[str, list[str]] = defaultdict(list)
-    for line in head.decode("latin-1").split("\n")[1:]:
+    unfolded = re.sub(r"\r?\n[ \t]+", " ", head.decode("latin-1"))  # RFC 9112 §5.2
+    for line in unfolded.split("\n")[1:]:
         name, _, value = line.partition(":")
-        words = value.lower().strip().split(",")
-        if line[:1] not in (" ", "\t"):
-            fields[name.lower()] += [word.strip() for word in words]
+        fields[name.lower()] += [word.strip() for word in value.lower().split(",")]
     return fields
 
 

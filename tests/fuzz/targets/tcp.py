@@ -280,6 +280,7 @@ def seeds() -> dict[str, bytes]:
             [*_opened(0), _call("send 5000"), segment(ack), *_errors(), _call("send 1"), *_errors()]
         ),
         "unreachable-opening": join([b"\x08\1", *_errors(0)]),
+        "too-large-opening": join([b"\x08\1", *_errors(1)]),
         "congested": join(
             [*_opened(0), _call("congest"), _call("send 65000"), _call("room"), _call("relieve")]
         ),
