@@ -191,8 +191,11 @@ def parse_reply(frame: bytes | memoryview) -> Reply | None:
     begin = _IP_BEGIN + (frame[14] & 0x0F) * 4
     if frame[begin : begin + 4] != _PORTS or frame[20] & 0x3F or frame[21]:
         return None
+    end = begin + int.from_bytes(frame[begin + 4 : begin + 6], "big")
+    if end > len(frame):
+        return None
     try:
-        message = DHCP(bytes(frame[begin + 8 :]))
+        message = DHCP(bytes(frame[begin + 8 : end]))
     except (dpkt.UnpackError, IndexError, struct.error, ValueError):
         return None
     options: dict[int, bytes] = {}

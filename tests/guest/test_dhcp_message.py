@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 import pytest
 from dpkt.dhcp import DHCP
 
-from tests.guest.server import OFFER, answer
+from tests.guest.server import OFFER, answer, to_client
 from vsock_tap.dhcp_message import MessageType, Option, Reply, parse_reply, request
 
 ASKED = DHCP(xid=7, chaddr=bytes.fromhex("5a94efe40cee"))
@@ -93,7 +93,25 @@ def test_search_domains(options: dict[int, bytes], domains: tuple[str, ...]) -> 
 
 def test_an_option_in_pieces_is_joined() -> None:
     message = DHCP(op=2, xid=7, opts=[(53, b"\x02"), (15, b"exam"), (15, b"ple.test")])
-    whole = answer(ASKED, OFFER)
-    parsed = parse_reply(whole[:42] + bytes(message))
+    parsed = parse_reply(to_client(bytes(message)))
     assert parsed is not None
     assert parsed.search_domains() == ("example.test",)
+
+
+@pytest.mark.parametrize("less", [300, 200, 60, 15])
+def test_what_stands_behind_a_datagram_is_not_read(less: int) -> None:
+    parsed = parse_reply(_lengthened(-less))
+    assert parsed is None or Option.DOMAIN_NAME not in parsed.options
+
+
+def test_a_datagram_that_ends_behind_its_frame() -> None:
+    assert parse_reply(_lengthened(0)) is not None
+    assert parse_reply(_lengthened(1)) is None
+
+
+def _lengthened(count: int) -> bytes:
+    """Return an offer whose datagram is said to be longer than it is."""
+    frame = bytearray(answer(ASKED, OFFER, options={Option.DOMAIN_NAME: b"example.test"}))
+    length = max(0, int.from_bytes(frame[38:40], "big") + count)
+    frame[38:40] = length.to_bytes(2, "big")
+    return bytes(frame)
