@@ -69,7 +69,8 @@ class Source:
 
 def _receive(framing: Framing, pieces: Case, most: int) -> Heard:
     """Read a stream from a socket, with at most so many frames at a time."""
-    reader, source = FrameReader(framing), Source(pieces)
+    least = framing.length.size + framing.limit
+    reader, source = FrameReader(framing, least), Source(pieces)
     frames: list[bytes] = []
     for _ in range(2 * len(b"".join(pieces)) + 2):
         try:
