@@ -56,11 +56,11 @@ def target(data: bytes) -> None:
 def options(message: bytes) -> Iterator[tuple[int, int, int]]:
     """Go through a message's options: code, and where their bytes begin and end."""
     at = _OPTIONS
-    while at < len(message) and message[at] != 255:
+    while at + 1 < len(message) and message[at] != 255:
         if not message[at]:
             at += 1
             continue
-        end = at + 2 + (message[at + 1] if at + 1 < len(message) else 0)
+        end = at + 2 + message[at + 1]
         yield message[at], at + 2, end
         at = end
 
