@@ -399,7 +399,9 @@ def _parse(message: bytes) -> _Message:
         or mac[0] & 1
     ):
         raise _Malformed
-    options = dict(packet.opts)
+    options: dict[int, bytes] = {}
+    for code, value in packet.opts:
+        options[code] = options.get(code, b"") + value  # RFC 3396 §5
     kind = options.get(dhcp.DHCP_OPT_MSGTYPE, b"")
     identifier = options.get(dhcp.DHCP_OPT_CLIENT_ID)
     if len(kind) != 1 or (identifier is not None and len(identifier) < 2):

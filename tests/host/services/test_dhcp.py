@@ -495,3 +495,18 @@ def test_malformed_messages_are_counted(client: Client, field: dict[str, object]
 def test_what_no_client_sends_is_ignored(client: Client, kind: int) -> None:
     assert client.ask(kind) is None
     assert client.server.counters.ignored == 1
+
+
+def test_an_option_in_parts_is_joined(client: Client) -> None:
+    """RFC 3396 §5: also where that makes it something that it must not be."""
+    whole = message(REQUEST, wanted="192.168.127.9")
+    part = bytes((50, 4)) + ip("192.168.127.9")
+    assert whole.count(part) == 1
+    halves = bytes((50, 2)) + part[2:4] + bytes((50, 2)) + part[4:]
+    expected = client.send(whole)
+    assert expected is not None
+    assert client.server.counters.malformed == 0
+    answer = client.send(whole.replace(part, halves))
+    assert (client.server.counters.malformed, answer and answer.yiaddr) == (0, expected.yiaddr)
+    assert client.send(whole.replace(part, part * 2)) is None
+    assert client.server.counters.malformed == 1
