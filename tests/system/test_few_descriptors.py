@@ -116,7 +116,7 @@ def test_a_guest_of_vpnkit_waits(world: World) -> None:
                 assert not coming.done()
             with closing(coming.result(timeout=10)) as guest:
                 frames.live(guest, world.host)
-        assert gvproxy.process.log.read_text().count(WANT) == 1
+        assert gvproxy.process.log.read_text().count(f"vpnkit.sock: {WANT}") == 1
     finally:
         gvproxy.process.stop()
 
@@ -150,7 +150,7 @@ def test_clients_of_a_socket_behind_ssh_wait(world: World, tmp_path: Path) -> No
                 server.sendall(b"through")
                 waits.settimeout(10)
                 assert waits.recv(100) == b"through"
-        assert gvproxy.process.log.read_text().count(WANT) == 1
+        assert gvproxy.process.log.read_text().count(f"{path}: {WANT}") == 1
         assert "Traceback" not in gvproxy.process.log.read_text()
     finally:
         gvproxy.process.stop()
