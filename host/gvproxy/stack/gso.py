@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator
 from struct import Struct
 
 from gvproxy.stack.sessions import MAX_GUEST_SEGMENTS
-from gvproxy.wire import ethernet, ipv4, tcp, udp
+from gvproxy.wire import ethernet, ipv4, ipv6, tcp, udp
 from gvproxy.wire.checksum import checksum, ones_sum
 from taplink import vnet
 
 _IP = ethernet.SIZE
-_IPV6_SIZE = 40  # RFC 8200 §3
 _VERSIONS = {ethernet.TYPE_IPV4.to_bytes(2, "big"): 4, ethernet.TYPE_IPV6.to_bytes(2, "big"): 6}
 _WORD = Struct("!H")
 _LONG = Struct("!I")
@@ -84,7 +83,7 @@ def _version(header: bytes, start: int) -> int:
     if version == 4:
         right = start == _IP + (header[_IP] & 0xF) * 4 >= _IP + ipv4.SIZE
     else:
-        right = start >= _IP + _IPV6_SIZE
+        right = start >= _IP + ipv6.SIZE
     return version if right else 0
 
 
@@ -154,7 +153,7 @@ def _packets(header: bytes, start: int) -> Callable[[bytearray, int, int], None]
     if header[_IP] >> 4 == 6:
 
         def six(block: bytearray, number: int, count: int) -> None:
-            _WORD.pack_into(block, _IP + 4, rest - _IPV6_SIZE + count)
+            _WORD.pack_into(block, _IP + 4, rest - ipv6.SIZE + count)
 
         return six
     (identification,) = _WORD.unpack_from(header, _IP + 4)

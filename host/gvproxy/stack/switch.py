@@ -8,7 +8,7 @@ from gvproxy.complaint import Complaint
 from gvproxy.limits import Quota
 from gvproxy.stack import gso
 from gvproxy.stack.port import Port, StackCounters, Station
-from gvproxy.wire import ethernet, ipv4, tcp, udp
+from gvproxy.wire import ethernet, ipv4, ipv6, tcp, udp
 from taplink import vnet
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,6 @@ A super-frame is as many as may have to be made of it.
 """
 FLOOD_BURST = 1000.0
 _VLAN_TAG = 4
-_IPV6_SIZE = 40  # RFC 8200 §3
 
 
 class Switch:
@@ -212,4 +211,4 @@ def _network_end(body: bytes) -> int:
     kind, at = ethernet.behind_tags(body, ethernet.SIZE, body[12] << 8 | body[13])
     if kind == ethernet.TYPE_IPV4:
         return at + max((body[at] & 0xF) * 4 if at < len(body) else 0, ipv4.SIZE)
-    return at + _IPV6_SIZE if kind == ethernet.TYPE_IPV6 else 0
+    return at + ipv6.SIZE if kind == ethernet.TYPE_IPV6 else 0
