@@ -21,6 +21,13 @@ A super-frame is as many as may have to be made of it.
 """
 FLOOD_BURST = 1000.0
 _VLAN_TAG = 4
+_NEEDED = {
+    vnet.GSO_NONE: int(vnet.Offload.CSUM),
+    vnet.GSO_TCPV4: int(vnet.Offload.CSUM | vnet.Offload.TSO4),
+    vnet.GSO_TCPV6: int(vnet.Offload.CSUM | vnet.Offload.TSO6),
+    vnet.GSO_UDP_L4: int(vnet.Offload.CSUM | vnet.Offload.USO4 | vnet.Offload.USO6),
+}
+"""What a port has to take for a frame of a kind; plain numbers (see `Port.offload`)."""
 
 
 class Switch:
@@ -175,12 +182,7 @@ def _pieces(frame: memoryview, offset: int) -> int:
 
 
 def _takes(offload: int, kind: int) -> bool:
-    needed = {
-        vnet.GSO_NONE: vnet.Offload.CSUM,
-        vnet.GSO_TCPV4: vnet.Offload.CSUM | vnet.Offload.TSO4,
-        vnet.GSO_TCPV6: vnet.Offload.CSUM | vnet.Offload.TSO6,
-        vnet.GSO_UDP_L4: vnet.Offload.CSUM | vnet.Offload.USO4 | vnet.Offload.USO6,
-    }.get(kind & ~vnet.GSO_ECN)
+    needed = _NEEDED.get(kind & ~vnet.GSO_ECN)
     return needed is not None and offload & needed == needed
 
 
