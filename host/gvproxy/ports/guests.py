@@ -6,6 +6,7 @@ import socket
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from math import inf
 
 from gvproxy import heap
 from gvproxy.complaint import Complaint
@@ -66,7 +67,7 @@ class Guests:
         self._loop = loop
         self._left = left
         self._departed = PortCounters()
-        self._away: dict[GuestPort, float] = {}  # until when it is waited for
+        self._sweeping = False  # a search for connections whose guest has gone is due
         self._full = Complaint(log)
         self._comings = Complaint(log, logging.INFO, LINES)
         self._goings = Complaint(log, logging.INFO, LINES)
@@ -226,24 +227,22 @@ class Guests:
         self._departed.add(port.counters)
         self._share_memory()
         self._left(port)
-        if self._stack.connections.may_have_any_of(port):
-            if not self._away:
-                self._loop.call_later(AWAY, self._sweep)
-            self._away[port] = self._loop.time() + AWAY
+        if self._stack.connections.find and not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(AWAY, self._sweep)
 
     def _sweep(self) -> None:
         """End the connections of guests that have not come back, some with each turn."""
         now = self._loop.time()
-        overdue = {port for port, at in self._away.items() if at <= now}
-        if self._stack.connections.drop_deserted(overdue, now):
+        overdue = now - AWAY
+        left = self._stack.connections.drop_deserted(overdue, now)
+        if left <= overdue:
             self._loop.call_soon(self._sweep)
             return
-        for port in overdue:
-            del self._away[port]
         heap.give_back()
-        if self._away:
-            next_at = min(self._away.values())
-            self._loop.call_later(max(SWEEP_INTERVAL, next_at - now), self._sweep)
+        self._sweeping = left < inf
+        if self._sweeping:
+            self._loop.call_later(max(SWEEP_INTERVAL, left - overdue), self._sweep)
 
 
 def peer_of(sock: socket.socket | Pipes) -> tuple[str, str]:

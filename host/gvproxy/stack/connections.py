@@ -4,9 +4,9 @@
 `gvproxy.tcp.connection.Scheduler`.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from hashlib import blake2s
-from itertools import islice
+from math import inf
 from typing import Protocol
 
 from gvproxy.limits import Quotas, Use
@@ -26,7 +26,7 @@ EPHEMERAL = range(32768, 61000)  # Linux: ip_local_port_range
 MAX_DROPS = 200
 """Connections of guests that have gone that are ended at a time, which takes some 10 ms."""
 DROPS = 64
-"""Of one guest that has gone, at a time: some 3 ms, for nobody waits for that."""
+"""The same where nobody waits for their place: some 3 ms."""
 
 
 class TcpHandler(Protocol):
@@ -290,21 +290,29 @@ class Connections:
         connection.memory = self._memory(owner)
         connection.memory.keep(kept)
 
-    def may_have_any_of(self, port: Port) -> bool:
-        """Tell whether the guest that is, or was, behind `port` may have connections.
+    def drop_deserted(self, before: float, now: float) -> float:
+        """End a few connections of guests that went at `before` at the latest, and are not back.
 
-        It may have brought some along from a port that has gone, whose they still are.
+        Returns when the next one went whose connections wait, which is no later where there are
+        more to be ended; infinity where there is none.
         """
-        owners = self._memories
-        return port in owners or any(one is not None and not one.attached for one in owners)
-
-    def drop_deserted(self, ports: Container[Port], now: float) -> bool:
-        """End a few connections of guests that have gone; tell whether there may be more."""
-        theirs = (c for c in self.find.values() if _is_deserted(_path(c), ports))
-        deserted = list(islice(theirs, DROPS))
+        deserted: list[Connection] = []
+        next_left = inf
+        for connection in self.find.values():
+            station = _path(connection).station
+            if station is None or station.port.attached:
+                continue
+            left = station.port.left
+            if left > before:
+                next_left = min(next_left, left)
+            elif len(deserted) < DROPS:
+                deserted.append(connection)
+            else:
+                next_left = left
+                break
         for connection in deserted:
             output.close(connection, End.TIMED_OUT, now)
-        return len(deserted) == DROPS
+        return next_left
 
     def _memory(self, owner: Port | None) -> Memory:
         memory = self._memories.get(owner)
@@ -401,8 +409,3 @@ def _path(connection: Connection) -> TcpPath:
     path = connection.path
     assert isinstance(path, TcpPath)
     return path
-
-
-def _is_deserted(path: TcpPath, ports: Container[Port]) -> bool:
-    station = path.station
-    return station is not None and station.port in ports and not station.port.attached

@@ -11,7 +11,6 @@ import pytest
 
 from gvproxy.limits import Limits
 from gvproxy.ports.datagram import GREETING, SEARCH_INTERVAL, DatagramListener
-from gvproxy.ports.guestport import GuestPort
 from gvproxy.ports.guests import AWAY, LINES, SWEEP_INTERVAL, Guests, peer_of
 from gvproxy.stack.connections import DROPS
 from gvproxy.wire.tcp import SYN
@@ -225,9 +224,11 @@ def test_guests_that_come_and_leave_are_not_searched_for_one_by_one(
     searched: list[int] = []
     search = bench.stack.connections.drop_deserted
 
-    def count(ports: set[GuestPort], now: float) -> bool:
-        searched.append(len(ports))
-        return search(ports, now)
+    def count(before: float, now: float) -> float:
+        held = len(bench.stack.connections.find)
+        left = search(before, now)
+        searched.append(held - len(bench.stack.connections.find))
+        return left
 
     monkeypatch.setattr(bench.stack.connections, "drop_deserted", count)
     for number in range(20):
