@@ -98,15 +98,16 @@ class StreamPort(GuestPort):
         except (LinkError, OSError) as error:
             self.close(reason(error))
             return False
-        if frames:
-            taken = self.received(frames)
+        if not frames:
+            return True
+        taken = self.received(frames)
         reader = self._reader
-        if reader is not None:  # else it has gone meanwhile
-            if frames:
-                reader.put_back(frames[taken:])
-            if reader.more and not self._more_due:
-                self._more_due = True
-                self._loop.call_soon(self._read_on)
+        if reader is None:  # it has gone meanwhile
+            return True
+        reader.put_back(frames[taken:])
+        if reader.more and not self._more_due:
+            self._more_due = True
+            self._loop.call_soon(self._read_on)
         return True
 
     def _pause(self) -> None:
