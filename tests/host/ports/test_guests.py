@@ -3,7 +3,7 @@
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 
 from gvproxy.limits import Limits
 from gvproxy.ports.datagram import GREETING, SEARCH_INTERVAL, DatagramListener
+from gvproxy.ports.guestport import GuestPort
 from gvproxy.ports.guests import AWAY, LINES, SWEEP_INTERVAL, Guests, peer_of
 from gvproxy.stack.connections import DROPS
 from gvproxy.wire.tcp import SYN
@@ -159,16 +160,23 @@ def test_guests_of_datagrams_that_have_left_make_room(
     assert loop.idle
 
 
+@contextlib.contextmanager
+def link(guests: Guests) -> Iterator[GuestPort]:
+    """Have another guest, and return its port."""
+    here, there = socket.socketpair()
+    here.setblocking(False)
+    with there:
+        port = guests.attach_stream(here)
+        assert port is not None
+        yield port
+
+
 def _with_connections(count: int) -> tuple[Bench, Guests, ManualLoop]:
     """Return the guests of a network of which one has opened connections, and has gone."""
     bench, loop = Bench(), ManualLoop()
     bench.stack.connections.forward = lambda connection, path, now: None
     attached = Guests(bench.stack, loop.as_loop(), lambda port: None)
-    here, there = socket.socketpair()
-    here.setblocking(False)
-    with there:
-        port = attached.attach_stream(here)
-        assert port is not None
+    with link(attached) as port:
         frames = [
             memoryview(tcp(flags=SYN, sport=1000 + n, destination=OUTSIDE)) for n in range(count)
         ]
@@ -189,11 +197,7 @@ def test_connections_of_a_guest_that_has_gone_for_good_end() -> None:
 
 def test_connections_of_a_guest_that_comes_back_stay() -> None:
     bench, attached, loop = _with_connections(2)
-    here, there = socket.socketpair()
-    here.setblocking(False)
-    with there:
-        port = attached.attach_stream(here)
-        assert port is not None
+    with link(attached) as port:
         bench.stack.receive(port, [memoryview(arp(bytes(4)))], loop.now)
         loop.advance(AWAY)
         assert len(bench.stack.connections.find) == 2
@@ -202,11 +206,7 @@ def test_connections_of_a_guest_that_comes_back_stay() -> None:
 
 def test_connections_of_a_guest_that_has_come_back_and_gone_end() -> None:
     bench, attached, loop = _with_connections(2)
-    here, there = socket.socketpair()
-    here.setblocking(False)
-    with there:
-        port = attached.attach_stream(here)
-        assert port is not None
+    with link(attached) as port:
         bench.stack.receive(port, [memoryview(arp(bytes(4)))], loop.now)
         loop.advance(AWAY)
         attached.close()
@@ -232,11 +232,7 @@ def test_guests_that_come_and_leave_are_not_searched_for_one_by_one(
 
     monkeypatch.setattr(bench.stack.connections, "drop_deserted", count)
     for number in range(20):
-        here, there = socket.socketpair()
-        here.setblocking(False)
-        with there:
-            port = attached.attach_stream(here)
-            assert port is not None
+        with link(attached) as port:
             mac = bytes((2, 0, 0, 0, 0, number))
             frame = tcp(flags=SYN, sport=2000 + number, destination=OUTSIDE, mac=mac)
             bench.stack.receive(port, [memoryview(frame)], loop.now)
@@ -253,9 +249,6 @@ def test_guests_that_come_and_leave_fill_no_log(
 ) -> None:
     caplog.set_level("INFO")
     for _ in range(LINES + 1):
-        here, there = socket.socketpair()
-        with there:
-            port = few[0].attach_stream(here)
-            assert port is not None
+        with link(few[0]) as port:
             port.close("it goes")
     assert len(caplog.messages) == 2 * LINES
