@@ -18,6 +18,8 @@ from dpkt.ethernet import ETH_TYPE_IP, Ethernet
 from dpkt.ip import IP, IP_PROTO_UDP
 from dpkt.udp import UDP
 
+from taplink.dhcp import join_options
+
 SERVER_PORT = 67
 CLIENT_PORT = 68
 BROADCAST_MAC = b"\xff" * 6
@@ -198,9 +200,7 @@ def parse_reply(frame: bytes | memoryview) -> Reply | None:
         message = DHCP(bytes(frame[begin + 8 : end]))
     except (dpkt.UnpackError, IndexError, struct.error, ValueError):
         return None
-    options: dict[int, bytes] = {}
-    for code, data in message.opts:
-        options[code] = options.get(code, b"") + data  # RFC 3396 §5
+    options = join_options(message.opts)
     try:
         kind = MessageType(options[Option.MESSAGE_TYPE][0])
     except (KeyError, IndexError, ValueError):

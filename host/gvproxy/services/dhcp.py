@@ -22,6 +22,7 @@ from gvproxy.config import Config
 from gvproxy.limits import Quota
 from gvproxy.services.leases import Lease, LeaseTable, User
 from gvproxy.stack.port import Port, Station
+from taplink.dhcp import join_options
 
 log = logging.getLogger(__name__)
 
@@ -399,9 +400,7 @@ def _parse(message: bytes) -> _Message:
         or mac[0] & 1
     ):
         raise _Malformed
-    options: dict[int, bytes] = {}
-    for code, value in packet.opts:
-        options[code] = options.get(code, b"") + value  # RFC 3396 §5
+    options = join_options(packet.opts)
     kind = options.get(dhcp.DHCP_OPT_MSGTYPE, b"")
     identifier = options.get(dhcp.DHCP_OPT_CLIENT_ID)
     if len(kind) != 1 or (identifier is not None and len(identifier) < 2):
