@@ -45,6 +45,14 @@ def number(sock: socket.socket) -> int:
     return int(sock.getsockname()[1])
 
 
+def heard(guest: Guest, peer: socket.socket) -> tuple[str, int]:
+    """Have the guest send a datagram to a peer; return where it comes from on the host."""
+    guest.send_to(HOST, number(peer), b"x", PORT)
+    guest.loop.run()
+    address, port = peer.recvfrom(10)[1]
+    return address, port
+
+
 def test_there_and_back(guest: Guest, peer: socket.socket) -> None:
     got = guest.bind(PORT)
     for payload in (b"question", b"", b"x" * 1473, b"y" * 30_000):
@@ -90,13 +98,9 @@ def test_a_borrowed_address_gets_none_of_the_replies(guest: Guest, peer: socket.
 def test_a_guest_keeps_its_flow_at_another_port(guest: Guest, peer: socket.socket) -> None:
     """Its link was lost, and it is back: replies come through the new one."""
     got = guest.bind(PORT)
-    guest.send_to(HOST, number(peer), b"x", PORT)
-    guest.loop.run()
-    _, source = peer.recvfrom(10)
+    source = heard(guest, peer)
     guest.plug_in_again()
-    guest.send_to(HOST, number(peer), b"x", PORT)
-    guest.loop.run()
-    assert peer.recvfrom(10)[1] == source
+    assert heard(guest, peer) == source
     peer.sendto(b"reply", source)
     guest.loop.until(lambda: got)
     assert len(guest.udp.mappings) == 1
@@ -107,14 +111,10 @@ def test_who_takes_a_guests_place_gets_none_of_the_replies(
 ) -> None:
     """The guest has gone; another has its addresses, and uses the same port."""
     got = guest.bind(PORT)
-    guest.send_to(HOST, number(peer), b"x", PORT)
-    guest.loop.run()
-    _, source = peer.recvfrom(10)
+    source = heard(guest, peer)
     guest.plug_in_again(identity="another")
     guest.loop.advance(COMEBACK)
-    guest.send_to(HOST, number(peer), b"x", PORT)
-    guest.loop.run()
-    _, other = peer.recvfrom(10)
+    other = heard(guest, peer)
     assert other != source
     peer.sendto(b"for who was here before", source)
     peer.sendto(b"reply", other)
@@ -131,9 +131,7 @@ def datagram(peer: socket.socket, payload: bytes) -> bytes:
 def test_only_addresses_the_guest_has_sent_to_get_in(guest: Guest, peer: socket.socket) -> None:
     """REQ-8, address-dependent: another port of the same host does."""
     got = guest.bind(PORT)
-    guest.send_to(HOST, number(peer), b"x", PORT)
-    guest.loop.run()
-    _, source = peer.recvfrom(10)
+    source = heard(guest, peer)
     with bound("127.0.0.2") as stranger, bound() as neighbour:
         stranger.sendto(b"stranger", source)
         neighbour.sendto(b"neighbour", source)
@@ -531,9 +529,7 @@ def test_a_guests_mappings_make_room_for_its_own(loop: ManualLoop, peer: socket.
 
 def test_silence_ends_a_mapping_and_the_guest_revives_it(guest: Guest, peer: socket.socket) -> None:
     got = guest.bind(PORT)
-    guest.send_to(HOST, number(peer), b"x", PORT)
-    guest.loop.run()
-    _, source = peer.recvfrom(10)
+    source = heard(guest, peer)
     guest.loop.advance(udp.IDLE_TIMEOUT - 10)
     guest.send_to(HOST, number(peer), b"y", PORT)
     guest.loop.run()
@@ -554,9 +550,7 @@ def test_silence_ends_a_mapping_and_the_guest_revives_it(guest: Guest, peer: soc
 def test_what_comes_in_does_not_keep_a_mapping_alive(guest: Guest, peer: socket.socket) -> None:
     """RFC 4787 REQ-6: else whoever was spoken to once could hold it for ever."""
     guest.bind(PORT)
-    guest.send_to(HOST, number(peer), b"x", PORT)
-    guest.loop.run()
-    _, source = peer.recvfrom(10)
+    source = heard(guest, peer)
     for _ in range(int(udp.IDLE_TIMEOUT / 10) + 1):
         peer.sendto(b"flood", source)
         guest.loop.run()
@@ -582,9 +576,7 @@ def test_no_descriptor_left_is_a_lost_datagram(
 
 def test_a_flood_from_outside_leaves_others_their_turn(guest: Guest, peer: socket.socket) -> None:
     got = guest.bind(PORT)
-    guest.send_to(HOST, number(peer), b"x", PORT)
-    guest.loop.run()
-    _, source = peer.recvfrom(10)
+    source = heard(guest, peer)
     for _ in range(mapping_module.READS_PER_WAKEUP + 10):
         peer.sendto(b"flood", source)
     (fd,) = guest.loop.readers
