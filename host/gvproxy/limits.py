@@ -48,7 +48,7 @@ class Limits:
     neighbours: Limit = Limit(4096, 1024)
     fragmented_packets: Limit = Limit(256, 64)
     connections: Limit = Limit(65536, 57344)
-    half_open: Limit = Limit(8192, 4096)
+    half_open: Limit = Limit(4096, 2048)
     tcp_buffers: Limit = Limit(256 << 20, 128 << 20)
     udp_mappings: Limit = Limit(4096, 3072)
     udp_sessions: Limit = Limit(8192, 4096)

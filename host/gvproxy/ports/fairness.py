@@ -9,7 +9,7 @@ wait in its link, and which is the longer the more the others move: nobody waits
 Bulk data is worth its time, with offloads or without, of who sends it and of who acknowledges it,
 and so is a request on a connection (`stack.path.QUESTION`).  A flood is not: what is refused,
 dropped, repeated or answered by ourselves moves nothing (`Port.carried`), and who sends only that
-gets a seventh of the loop beside one that downloads.
+gets a ninth of the loop beside one that downloads.
 Time is taken from the wall's clock, for that of the thread is a system call; `MOST` keeps what else
 runs on the machine from being charged to a guest.
 """
@@ -28,7 +28,7 @@ WORTH = 50e6
 """Bytes a second of the loop's time: a fifth of what frames of an MTU take without offloads."""
 BUSY = 3e6
 """Bytes a second of others for which a debt is waited once."""
-MAX_FACTOR = 6.0
+MAX_FACTOR = 8.0
 MOST = 0.001
 """Seconds that a frame is charged at most."""
 LEAST_PAUSE = 0.002

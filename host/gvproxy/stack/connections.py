@@ -200,7 +200,7 @@ class Connections:
         if connection is None:
             self._no_connection(key, port, packet, segment, used, now)
             return
-        station.port.carried += length
+        station.port.carried += len(segment.payload)
         input.segment_arrives(connection, segment, now)
 
     def _told_unreachable(self, error: Unreachable, now: float) -> None:

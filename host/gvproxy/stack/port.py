@@ -27,8 +27,9 @@ class Port(Protocol):
     IntFlag's operators are Python code: a microsecond a segment.
     """
     carried: int
-    """Bytes of its guest's frames that went on, to who has a connection or session or to another
-    guest; not those that were refused, answered by ourselves or dropped."""
+    """Bytes of its guest's that went on, to who has a connection or session or to another guest:
+    of TCP the text, of all else the packet.  Not what was refused, answered by ourselves or
+    dropped."""
     congested: bool
     """True while its queue is so full that bulk data should wait for `Stack.port_ready`."""
 

@@ -159,7 +159,7 @@ class Stack:
                         )
                     ):
                         expected += 1
-                        carried += total
+                        carried += end - least
                         station.seen = now  # type: ignore[union-attr]
                         flags, payload = bits & tcp.FLAGS, frame[least:end]
                         if not predict(connection, seq, ack, flags, window, tsval, payload, now):
