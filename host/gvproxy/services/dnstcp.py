@@ -28,6 +28,7 @@ class DnsTcp:
         self.server = server
         self._quota = quota
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer what comes over one connection, until its end."""
@@ -35,15 +36,24 @@ class DnsTcp:
         assert task is not None
         self._tasks.add(task)
         try:
-            await _Client(self, reader, writer).serve()
-        except* (EOFError, OSError):
-            pass  # the guest has gone, or says nothing more
+            await self._answer(reader, writer)
+        except asyncio.CancelledError:
+            # By `close`, asyncio's streams take it for a failure (Python 3.11): a traceback each.
+            if not self._closing:
+                raise
         finally:
             self._tasks.discard(task)
             writer.close()
 
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await _Client(self, reader, writer).serve()
+        except* (EOFError, OSError):
+            pass  # the guest has gone, or says nothing more
+
     async def close(self) -> None:
         """End what is waited for."""
+        self._closing = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -43,7 +43,10 @@ def run(
 ) -> None:
     """Let a client talk to the server, which has these servers behind it."""
 
+    failed: list[dict[str, object]] = []
+
     async def live() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
         outside = [await asyncio.start_server(one, "127.0.0.1", 0) for one in answerers]
         server = DnsServer(make_names(), None)  # type: ignore[arg-type]
         addresses = tuple(one.sockets[0].getsockname() for one in outside)
@@ -59,6 +62,7 @@ def run(
         assert not tcp._tasks
 
     asyncio.run(live())
+    assert not failed
 
 
 def query(name: str, ident: int = 7) -> bytes:
