@@ -35,6 +35,7 @@ from gvproxy.tcp import calls
 from gvproxy.tcp.connection import MAX_SEGMENT, Connection
 from gvproxy.tcp.states import End
 from gvproxy.wire import icmp
+from taplink.deafness import Deafness
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class TcpFlows:
         self.failed = 0
         self.open: set[TcpFlow] = set()
         self.hangups = HangUps(loop)
+        self.deafness = Deafness(loop)
         self._destinations = destinations
         self._connect_timeout = connect_timeout
         self.limit = limit
@@ -341,6 +343,16 @@ class TcpFlow:
 
     def _readable(self) -> None:
         self._pump(self._loop.time())
+        if self._reading:
+            self._flows.deafness.heard(self)
+
+    @property
+    def polled(self) -> int:
+        return self._fd if self._reading else -1
+
+    def poll_again(self) -> None:
+        self._stop_reading()
+        self._start_reading()
 
     def _pump(self, now: float) -> None:
         """Read from the socket what the guest takes, up to the budget."""
@@ -471,6 +483,7 @@ class TcpFlow:
         """Close the socket, with a reset where the other side must not take it for a clean end."""
         self._end_wait()
         self._stop_reading()
+        self._flows.deafness.forget(self)
         if self._ended:
             self._flows.hangups.forget(self._fd)
         if self._pending is not None:

@@ -14,6 +14,7 @@ from math import inf
 
 from gvproxy.ports.fairness import Fairness, Turns
 from gvproxy.stack.stack import Stack
+from taplink.deafness import Deafness
 from taplink.text import reason
 
 LIMIT = 8 << 20
@@ -68,6 +69,7 @@ class GuestPort(ABC):
         self.dialect = self.peer = ""
         """What the guest speaks, and who it is, for people."""
         self.fairness = Fairness()
+        self.deafness = Deafness(loop)
         self.paused = False
         """Its frames wait, for their cost has to be made up for."""
         self._turns = Turns()
@@ -105,6 +107,7 @@ class GuestPort(ABC):
         closed, self._closed = self._closed, None
         if closed is None:
             return
+        self.deafness.forget(self)
         self._release()
         self._size = 0
         self.congested = self._blocked = False
@@ -178,9 +181,25 @@ class GuestPort(ABC):
         except OSError as error:
             self._loop.call_soon(self._broken, reason(error))
 
+    def _heard(self) -> None:
+        if self._closed is not None:
+            self.deafness.heard(self)
+
+    @property
+    def polled(self) -> int:
+        return -1 if self._closed is None or self.paused else self._polled()
+
+    def poll_again(self) -> None:
+        self._pause()
+        self._go_on()
+
     def _broken(self, why: str) -> None:
         """End, when the guest does not take frames any more."""
         self.close(why)
+
+    @abstractmethod
+    def _polled(self) -> int:
+        """Return the descriptor that is read, unless the port is closed."""
 
     @abstractmethod
     def _pause(self) -> None:

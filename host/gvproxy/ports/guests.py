@@ -30,6 +30,7 @@ from gvproxy.ports.tapsocket import TapSocket
 from gvproxy.stack.stack import Stack
 from gvproxy.wire import ethernet
 from taplink import vnet
+from taplink.deafness import Deafness
 from taplink.framing import HYPERKIT, Framing
 from taplink.liveness import end_when_dead
 from taplink.tap import Tap
@@ -72,6 +73,7 @@ class Guests:
         self._comings = Complaint(log, logging.INFO, LINES)
         self._goings = Complaint(log, logging.INFO, LINES)
         self._fairness = Fairness(self._moved)
+        self._deafness = Deafness(loop)
 
     @property
     def ports(self) -> list[GuestPort]:
@@ -208,6 +210,7 @@ class Guests:
     def _prepare(self, port: GuestPort, dialect: str, peer: str, identity: str) -> None:
         port.dialect, port.peer, port.identity = dialect, one_line(peer), identity
         port.fairness = self._fairness
+        port.deafness = self._deafness
         if isinstance(port, Captured):
             assert self.capture is not None
             port.capture = self.capture

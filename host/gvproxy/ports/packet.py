@@ -73,6 +73,10 @@ class PacketPort(GuestPort):
             self.received(frames)
         if why:
             self.close(why)
+        self._heard()
+
+    def _polled(self) -> int:
+        return self._sock.fileno()
 
     def _pause(self) -> None:
         self._loop.remove_reader(self._sock.fileno())

@@ -72,6 +72,7 @@ class StreamPort(GuestPort):
     def _readable(self) -> None:
         if not self._more_due:
             self._read()
+        self._heard()
 
     def _read(self) -> bool:
         """Take a batch; tells whether there was anything."""
@@ -109,6 +110,9 @@ class StreamPort(GuestPort):
             self._more_due = True
             self._loop.call_soon(self._read_on)
         return True
+
+    def _polled(self) -> int:
+        return self._fd
 
     def _pause(self) -> None:
         self._loop.remove_reader(self._fd)

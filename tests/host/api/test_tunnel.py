@@ -8,6 +8,7 @@ import pytest
 import uvloop
 
 from gvproxy.api.tunnel import Tunnels
+from taplink import deafness
 from taplink.upgrade import RequestReader
 from tests.host.flows.guest import GUEST, Guest, Socket, is_reset, linger_reset
 from tests.manual_loop import ManualLoop
@@ -103,6 +104,7 @@ def test_ok_and_then_the_stream(bench: Bench, family: socket.AddressFamily) -> N
         assert caller.recv(100) == b"OKSSH-2.0-guest\r\n"
         assert bench.far.data == b"early, and late"
         assert not bench.tunnels.opening
+        bench.loop.advance(deafness.INTERVAL)
         assert bench.loop.timers == []
 
 

@@ -553,6 +553,36 @@ def test_on_a_real_loop(factory: Callable[[], asyncio.AbstractEventLoop]) -> Non
         runner.run(asyncio.wait_for(scenario(), 20))
 
 
+@pytest.mark.parametrize("factory", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
+def test_a_guest_that_dies_with_unread_frames(
+    factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """Its end is an error to us, behind what it has sent."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        stack, gone = FakeStack(), loop.create_future()
+        sock, guest = socket.socketpair()
+        sock.setblocking(False)
+        sock.send(b"unread")
+        port = StreamPort(
+            sock,
+            HYPERKIT,
+            Offload.NONE,
+            stack,  # type: ignore[arg-type]
+            loop,
+            lambda port, reason: gone.set_result(reason),
+        )
+        port.start()
+        guest.sendall(b"\x03\0one")
+        guest.close()
+        assert await gone == "Connection reset by peer"
+        assert [bytes(frame) for frame in stack.frames] == [b"one"]
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(asyncio.wait_for(scenario(), 20))
+
+
 async def _read(loop: asyncio.AbstractEventLoop, sock: socket.socket, size: int) -> bytes:
     data = bytearray()
     while len(data) < size:
