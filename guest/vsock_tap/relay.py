@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from taplink import vnet
+from taplink.deafness import Deafness
 from taplink.framing import MAX_FRAME, FrameReader, Framing, LinkError
 from taplink.tap import Tap
 from taplink.upgrade import Agreed
@@ -140,6 +141,7 @@ class Relay:
     ) -> None:
         self.counters = Counters()
         self._loop = asyncio.get_running_loop()
+        self._deafness = Deafness(self._loop)
         self._tap = tap
         self._sock = sock
         self._framing = agreed.framing
@@ -171,6 +173,7 @@ class Relay:
 
     def stop(self) -> None:
         """End; the socket and the tap stay open."""
+        self._deafness.forget(self)
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         self._loop.remove_reader(self._tap.fd)
@@ -262,6 +265,17 @@ class Relay:
             self._end(error)
             return
         self._deliver(frames)
+        self._deafness.heard(self)
+
+    @property
+    def polled(self) -> int:
+        """See `taplink.deafness.Reader`."""
+        return self._sock.fileno()
+
+    def poll_again(self) -> None:
+        """See `taplink.deafness.Reader`."""
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.add_reader(self._sock.fileno(), self._on_link)
 
     def _deliver(self, frames: list[memoryview]) -> None:
         if self._watching:

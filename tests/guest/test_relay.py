@@ -3,6 +3,7 @@ messages as a tap's are frames, or a real one where the kernel's own answers mat
 
 import asyncio
 import contextlib
+import select
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -312,6 +313,23 @@ def test_what_the_host_said_before_it_closed_is_heard(run: Run) -> None:
                 await it.relay.ended()
             for frame in frames:
                 assert await it.from_tap() == vnet.PLAIN + frame
+
+    run(scenario())
+
+
+def test_a_host_that_dies_with_unread_frames(run: Run) -> None:
+    """Its end is an error to the agent, behind what it has sent."""
+
+    async def scenario() -> None:
+        async with bench(HYPERKIT) as it:
+            it.tap.send(it.on_tap(b"nobody reads this"))
+            while not it.relay.counters.to_link and not select.select([it.link], [], [], 0)[0]:
+                await asyncio.sleep(0)
+            it.link.send(it.on_link(b"the last frame"))
+            it.link.close()
+            with pytest.raises(ConnectionResetError):
+                await asyncio.wait_for(it.relay.ended(), 10)
+            assert await it.from_tap() == it.on_tap(b"the last frame")
 
     run(scenario())
 
