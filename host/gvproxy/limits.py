@@ -3,7 +3,8 @@
 A guest is whoever is behind one port.  It holds as much as its own limit allows, and never more
 than `SHARE` times what is still free: the dynamic threshold of Choudhury and Hahne (1998), by
 which switches share their buffers.  So one guest alone gets its limit, a second one finds room,
-and those that take and give back come to equal shares.
+and those that take and give back come to equal shares.  Of guests that give nothing back, the first
+ones would have all: a part of each table is for those that hold next to nothing.
 """
 
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ Owner = object
 
 SHARE = 8
 """One guest alone may hold eight ninths of a table, two of them eight seventeenths each."""
+RESERVED = 64
+"""A 64th of a table is kept for guests that hold less than an eighth of that."""
 SEARCH_INTERVAL = 1.0
 """Seconds between two searches of a full table for what may go: a guest that fills it costs no
 more than that."""
@@ -124,10 +127,14 @@ class Quota:
 
     def has_room(self, owner: Owner) -> bool:
         """Tell whether `owner` may hold one more."""
-        free = self.limit.total - self.used
-        if owner is None:
+        limit, held = self.limit, self._held.get(owner, 0)
+        free = limit.total - self.used
+        if free <= 0 or owner is None:
             return free > 0
-        return self._held.get(owner, 0) < min(self.limit.guest, SHARE * free)
+        if held >= limit.guest:
+            return False
+        reserved = limit.total // RESERVED
+        return held < max(SHARE * (free - reserved), reserved // 8, 1)
 
     def take(self, owner: Owner) -> bool:
         """Have `owner` hold one more; False, and counted, where that is too many."""

@@ -16,17 +16,25 @@ def fill(quota: Quota, owner: object) -> int:
 
 def test_one_alone_gets_its_limit() -> None:
     assert fill(Quota(Limit(100, 60)), "a") == 60
-    assert fill(Quota(Limit(100, 100)), "a") == 89
+    assert fill(Quota(Limit(100, 100)), "a") == 88
 
 
 def test_there_is_room_for_the_next_one() -> None:
     quota = Quota(Limit(1000, 1000))
-    assert [fill(quota, number) for number in range(3)] == [889, 99, 11]
+    assert [fill(quota, number) for number in range(3)] == [876, 97, 11]
     assert quota.refused == 3
     for _ in range(600):
         quota.give(0)
     assert not quota.take(0) or quota.held(0) <= SHARE * (1000 - quota.used)
     assert fill(quota, 2) > 500
+
+
+def test_those_that_give_nothing_back_leave_room_for_others() -> None:
+    quota = Quota(Limit(4096, 2048))
+    assert [fill(quota, number) for number in range(6)] == [2048, 1764, 196, 22, 8, 8]
+    assert [fill(quota, number) for number in range(6, 14)] == [8, 8, 8, 8, 8, 8, 2, 0]
+    small = Quota(Limit(10, 3))
+    assert [fill(small, number) for number in range(6)] == [3, 3, 3, 1, 0, 0]
 
 
 @given(st.lists(st.sampled_from("abcd"), max_size=400))
