@@ -5,9 +5,7 @@ figures differ by the way alone.  Every guest has an MTU of 1500.
 """
 
 import contextlib
-import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -207,14 +205,11 @@ def _stalled(host: Namespace, guest: Namespace, agent: Agent) -> Iterator[None]:
         sock, _ = listener.accept()
         with sock:
             sock.setblocking(False)
-            os.kill(agent.process.pid, signal.SIGSTOP)
-            try:
+            with agent.process.standing_still():
                 with contextlib.suppress(BlockingIOError):
                     while sock.send(bytes(1 << 20)):
                         pass
                 yield
-            finally:
-                os.kill(agent.process.pid, signal.SIGCONT)
 
 
 def _slirp(host: Namespace, stack: contextlib.ExitStack) -> Way:

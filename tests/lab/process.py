@@ -76,6 +76,16 @@ class Process:
             os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait()
 
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Stop it by SIGSTOP meanwhile, as a busy host does; by the first line it has stopped."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
+
     def wait(self, timeout: float) -> int:
         """Wait for its own end and return the status."""
         return self._popen.wait(timeout)

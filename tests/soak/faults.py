@@ -4,10 +4,8 @@ A fault is a context: inside it is there, behind it it has been mended.
 """
 
 import contextlib
-import os
 import random
 import resource
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -78,15 +76,6 @@ def _agent_terminated(place: Place, guest: Guest, chance: random.Random) -> Iter
     _terminate(place, guest.agent.process)
     yield
     guest.start()
-
-
-@contextlib.contextmanager
-def _stopped(process: Process) -> Iterator[None]:
-    os.kill(process.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(process.pid, signal.SIGCONT)
 
 
 @contextlib.contextmanager
@@ -163,11 +152,13 @@ def _disk_full(place: Place, _: Guest, chance: random.Random) -> Iterator[None]:
 KINDS: dict[str, Kind] = {
     "gvproxy killed": Kind(_DAEMON_GONE, _daemon_killed, 0, 2, ends_daemon=True),
     "gvproxy terminated": Kind(_DAEMON_GONE, _daemon_terminated, 0, 2, ends_daemon=True),
-    "gvproxy stopped": Kind(_NOTHING, lambda place, *_: _stopped(place.gvproxy.process), 1, 10),
+    "gvproxy stopped": Kind(
+        _NOTHING, lambda place, *_: place.gvproxy.process.standing_still(), 1, 10
+    ),
     "agent killed": Kind(_AGENT_GONE, _agent_killed, 0, 2, True),
     "agent terminated": Kind(_AGENT_GONE, _agent_terminated, 0, 2, True),
     "agent stopped": Kind(
-        _NOTHING, lambda _, guest, *__: _stopped(guest.agent.process), 1, 10, True
+        _NOTHING, lambda _, guest, *__: guest.agent.process.standing_still(), 1, 10, True
     ),
     "no descriptors": Kind(frozenset({Effect.CONNECT, Effect.OUTSIDE_NAME}), _no_descriptors, 5, 5),
     "cable dead": Kind(_NOTHING, _cable(BLACKHOLE), 5, 5),

@@ -2,8 +2,6 @@
 
 import http.client
 import json
-import os
-import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -210,14 +208,13 @@ def test_the_daemon_stands_still(world: World) -> None:
             outside, _ = listener.accept()
             with outside:
                 frames = one.gvproxy.get("/stats")["Details"]["Totals"]
-                os.kill(one.gvproxy.process.pid, signal.SIGSTOP)
-                inside.sendall(b"while it stands")
-                outside.sendall(b"still")
-                late = one.guest.open_socket()
-                late.setblocking(False)
-                late.connect_ex((HOST, listener.getsockname()[1]))
-                time.sleep(2)  # is what is tested
-                os.kill(one.gvproxy.process.pid, signal.SIGCONT)
+                with one.gvproxy.process.standing_still():
+                    inside.sendall(b"while it stands")
+                    outside.sendall(b"still")
+                    late = one.guest.open_socket()
+                    late.setblocking(False)
+                    late.connect_ex((HOST, listener.getsockname()[1]))
+                    time.sleep(2)  # is what is tested
                 outside.settimeout(WAIT)
                 assert outside.recv(64) == b"while it stands"
                 assert inside.recv(64) == b"still"

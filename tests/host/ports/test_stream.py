@@ -520,6 +520,18 @@ def test_a_guest_that_is_gone_when_the_queue_leaves(bench: Bench) -> None:
     assert [frame[bench.framing.offset :] for frame in bench.stack.frames] == said
 
 
+def real_port(sock: socket.socket, stack: FakeStack, gone: asyncio.Future[str]) -> StreamPort:
+    """Make a port on the loop that runs; `gone` gets the reason when its guest has gone."""
+    return StreamPort(
+        sock,
+        HYPERKIT,
+        Offload.NONE,
+        stack,  # type: ignore[arg-type]
+        asyncio.get_running_loop(),
+        lambda port, reason: gone.set_result(reason),
+    )
+
+
 @pytest.mark.parametrize("factory", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
 def test_on_a_real_loop(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def scenario() -> None:
@@ -528,14 +540,7 @@ def test_on_a_real_loop(factory: Callable[[], asyncio.AbstractEventLoop]) -> Non
         sock, guest = socket.socketpair()
         sock.setblocking(False)
         guest.setblocking(False)
-        port = StreamPort(
-            sock,
-            HYPERKIT,
-            Offload.NONE,
-            stack,  # type: ignore[arg-type]
-            loop,
-            lambda port, reason: gone.set_result(reason),
-        )
+        port = real_port(sock, stack, gone)
         stack.on_receive = lambda: port.send(vnet.PLAIN, bytes(stack.frames[-1]), bytes(50_000))
         port.start(b"\x03\0one")
         frames, size = 100, 100 * 50_005
@@ -565,15 +570,7 @@ def test_a_guest_that_dies_with_unread_frames(
         sock, guest = socket.socketpair()
         sock.setblocking(False)
         sock.send(b"unread")
-        port = StreamPort(
-            sock,
-            HYPERKIT,
-            Offload.NONE,
-            stack,  # type: ignore[arg-type]
-            loop,
-            lambda port, reason: gone.set_result(reason),
-        )
-        port.start()
+        real_port(sock, stack, gone).start()
         guest.sendall(b"\x03\0one")
         guest.close()
         assert await gone == "Connection reset by peer"
