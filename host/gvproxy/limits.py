@@ -14,7 +14,8 @@ Owner = object
 """Who holds something: a port, or whatever else stands for a guest; hashable."""
 
 SHARE = 8
-"""One guest alone may hold eight ninths of a table, two of them eight seventeenths each."""
+"""One guest alone may hold eight ninths of what is not reserved, two of them eight seventeenths
+each."""
 RESERVED = 64
 """A 64th of a table is kept for guests that hold less than an eighth of that."""
 SEARCH_INTERVAL = 1.0
